@@ -1,0 +1,1 @@
+"""The mathematics of detection: baselines, point processes, decisions and simulation."""

@@ -1,0 +1,1 @@
+"""Models that need no server: level, gaps, and partners of one entity."""

@@ -1,0 +1,1 @@
+"""Simulated payments with labelled anomalies: pure, seeded, reproducible to the byte."""
