@@ -1,0 +1,1 @@
+"""Running eddy: the command line, the local stack, submission, demo and benchmarks."""

@@ -1,0 +1,136 @@
+"""Follow the alert topic: read committed alerts from Kafka, and write each as one line of text."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import orjson
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    OFFSET_END,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    TopicPartition,
+)
+from rich.text import Text
+
+from flink_jobs.errors import EddyError
+
+Alert = Mapping[str, object]
+
+POLL_S = 0.2
+METADATA_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True)
+class AlertTopic:
+    """Where alerts are read.
+
+    Attributes:
+        bootstrap_servers: HOST:PORT, several by commas.
+        topic: The topic of alerts.
+        properties: Further librdkafka properties, such as `security.protocol`.
+    """
+
+    bootstrap_servers: str
+    topic: str
+    properties: Mapping[str, str]
+
+
+def follow(
+    source: AlertTopic, from_beginning: bool, to_end: bool, stop: threading.Event
+) -> Iterator[Alert]:
+    """Yield alerts as they are committed.
+
+    Args:
+        source: The topic.
+        from_beginning: Begin with the oldest alert; else with those that come from now on.
+        to_end: End after the alerts that are there; else go on until `stop` is set.
+        stop: Ends the iteration when set.
+
+    Raises:
+        EddyError: The brokers cannot be reached, or the topic does not exist.
+    """
+    consumer = Consumer(
+        {
+            **source.properties,
+            "bootstrap.servers": source.bootstrap_servers,
+            # No offset is ever committed: each reader sees everything.
+            "group.id": f"eddy-alerts-{uuid.uuid4()}",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "isolation.level": "read_committed",
+            "log_level": 0,
+        }
+    )
+    try:
+        partitions = _partitions(consumer, source)
+        where = OFFSET_BEGINNING if from_beginning else OFFSET_END
+        consumer.assign([TopicPartition(source.topic, number, where) for number in partitions])
+        open_partitions = set(partitions)
+        while not stop.is_set() and (open_partitions or not to_end):
+            message = consumer.poll(POLL_S)
+            if message is None:
+                continue
+            error = message.error()
+            if error is None:
+                yield read_alert(message.value())
+            elif error.code() == KafkaError._PARTITION_EOF:
+                open_partitions.discard(message.partition())
+            elif error.fatal():
+                raise EddyError(f"{source.bootstrap_servers}: {error.str()}")
+    finally:
+        consumer.close()
+
+
+def _partitions(consumer: Consumer, source: AlertTopic) -> list[int]:
+    try:
+        metadata = consumer.list_topics(source.topic, timeout=METADATA_TIMEOUT_S)
+    except KafkaException as error:
+        raise EddyError(
+            f"no Kafka broker answers at {source.bootstrap_servers}: {error.args[0].str()};"
+            " start the local stack with `eddy up`, or name yours in source.bootstrap_servers"
+        ) from None
+    topic = metadata.topics[source.topic]
+    if topic.error is not None:
+        raise EddyError(
+            f'topic "{source.topic}" at {source.bootstrap_servers}: {topic.error.str()};'
+            " `eddy run` creates the topics, sink.alerts_topic names this one"
+        )
+    return sorted(topic.partitions)
+
+
+def read_alert(value: bytes | None) -> Alert:
+    """Read a message of the topic; what is no alert becomes one that says so."""
+    try:
+        alert = orjson.loads(value or b"")
+    except orjson.JSONDecodeError:
+        alert = None
+    if not isinstance(alert, dict):
+        return {"id": "", "subject": "?", "data": {"reasons": [{"text": "no JSON object"}]}}
+    return alert
+
+
+def to_text(alert: Alert) -> Text:
+    """Write an alert as one line: event time, entity, score, detector, the strongest reasons."""
+    data = _mapping(alert.get("data"))
+    reasons = data.get("reasons")
+    texts = [str(_mapping(r).get("text", "")) for r in reasons] if isinstance(reasons, list) else []
+    score = data.get("score")
+    line = Text()
+    line.append(f"{data.get('event_time') or alert.get('time') or ''!s:<24}  ", style="dim")
+    line.append(f"{alert.get('subject', '')!s:<24}  ", style="bold")
+    line.append(f"{score:>8.2f}" if isinstance(score, int | float) else " " * 8, style="red")
+    line.append(f"  {data.get('detector', '')!s:<12}  ", style="cyan")
+    line.append("; ".join(text for text in texts[:3] if text))
+    if data.get("degraded"):
+        line.append("  [without Triton]", style="yellow")
+    return line
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    return value if isinstance(value, dict) else {}

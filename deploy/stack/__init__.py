@@ -1,0 +1,1 @@
+"""The local stack: Kafka, Triton and a Flink cluster as child processes under one folder."""

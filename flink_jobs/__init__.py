@@ -1,0 +1,1 @@
+"""The jobs: parse, score and decide on columns, with a thin Flink edge."""

@@ -1,0 +1,318 @@
+"""Decide: score each gap with the prediction made before it, fuse, calibrate, and raise alerts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from models.baselines.renewal import (
+    burst_step,
+    cumulative_profile,
+    log_normal_log_survival,
+    operational_s,
+    surge_step,
+    wall_ms,
+)
+from models.fusion import DETECTORS, FUSED, fuse
+from models.prior import KindPrior
+from models.tpp.mixture import mixture_log_survival, mixture_upper_quantile
+from state.table import MARKS, MIXTURE, NEVER_MS, Table
+
+# A prediction as rows and the log keep it: mixture parameters in 1/1024, surprises in 1/16 nat.
+PREDICTION = np.dtype([("mixture", np.int16, MIXTURE), ("mark_surprise", np.uint8, MARKS)])
+MIXTURE_UNIT = 1024.0
+MARK_UNIT = 16.0
+
+QUIET = 0
+ALERT = 1
+
+# What decide tells of one event of one entity.
+DECIDED = np.dtype(
+    [
+        ("silence_ms", np.int64),  # when the silence before this event became one; else NEVER_MS
+        ("log_p", np.float32),  # fused; 0 where no detector came near the threshold
+        ("compensator", np.float32),  # expected number of events in the gap
+        ("usual", np.float32),  # mean log gap before the event
+        ("surprise", np.float32, len(FUSED)),
+        ("verdict", np.uint8),
+        ("unaided", np.bool_),  # no prediction of the intensity model stood behind the score
+    ],
+    align=True,
+)
+
+
+class DecideParameters(NamedTuple):
+    """Numbers of one kind that the compiled kernel reads; log_* are natural logarithms."""
+
+    log_alpha: float
+    min_events: int
+    quiet_ms: int
+    awaits: bool
+    await_min_events: int
+    silence_bar: float
+    silence_z: float
+    degraded_silence_bar: float
+    degraded_silence_z: float
+
+
+@dataclass(frozen=True, slots=True)
+class DecideModel:
+    """Everything of one kind that `decide` needs beside the table.
+
+    Attributes:
+        parameters: thresholds.
+        offset: float64[2, D], calibration offsets with the intensity model, and without.
+        slope: float64[2, D], calibration slopes likewise.
+        bar: float64[2, D], surprise above which a detector alone may raise an alert.
+        cumulative: float64[169], weekly profile.
+    """
+
+    parameters: DecideParameters
+    offset: NDArray[np.float64]
+    slope: NDArray[np.float64]
+    bar: NDArray[np.float64]
+    cumulative: NDArray[np.float64]
+
+    @classmethod
+    def of(
+        cls,
+        prior: KindPrior,
+        *,
+        alpha: float,
+        detectors: Collection[str],
+        min_events: int,
+        quiet_ms: int,
+        silence_alpha: float | None,
+        silence_min_events: int,
+    ) -> DecideModel:
+        """Gather the model of a kind.
+
+        Args:
+            prior: calibration and profile.
+            alpha: fused p-value under which an event is anomalous, in (0, 1).
+            detectors: names from `models.fusion.DETECTORS` that are switched on.
+            min_events: events an entity must have had before it can be alerted on.
+            quiet_ms: event time without anomaly after which an incident is over.
+            silence_alpha: p-value of a silence; None where this kind's silences are not told.
+            silence_min_events: events an entity must have had before its silence can be told.
+
+        Raises:
+            ValueError: a detector's name is not known.
+        """
+        unknown = set(detectors) - set(DETECTORS)
+        if unknown:
+            raise ValueError(f"expected detectors of {DETECTORS}, found {sorted(unknown)}")
+        tails = [[prior.tail(name, degraded) for name in FUSED] for degraded in (False, True)]
+        offset = np.array([[t.offset for t in mode] for mode in tails])
+        slope = np.array([[t.slope for t in mode] for mode in tails])
+        bar = (offset - math.log(alpha)) / slope
+        for d, name in enumerate(FUSED):
+            if name.replace("_up", "_shift").replace("_down", "_shift") not in detectors:
+                offset[:, d], slope[:, d], bar[:, d] = math.inf, 0.0, math.inf
+        awaits = silence_alpha is not None and "silence" in detectors
+        bars = [
+            (t.offset - math.log(silence_alpha or alpha)) / t.slope
+            for t in (prior.tail("silence", False), prior.tail("silence", True))
+        ]
+        z = [_normal_upper_quantile(b) for b in bars]
+        parameters = DecideParameters(
+            math.log(alpha), min_events, quiet_ms, awaits, silence_min_events,
+            bars[0], z[0], bars[1], z[1],
+        )  # fmt: skip
+        return cls(parameters, offset, slope, bar, cumulative_profile(np.array(prior.profile)))
+
+
+def _normal_upper_quantile(surprise: float) -> float:
+    """Return z with -log P(Z > z) = surprise."""
+    if surprise < 600.0:
+        return -NormalDist().inv_cdf(math.exp(-max(surprise, 1e-9)))
+    return math.sqrt(2.0 * surprise)
+
+
+def pack(answer: NDArray[np.float32]) -> NDArray[np.void]:
+    """Round the intensity model's answer, float32[m, 20], to PREDICTION[m]."""
+    out = np.empty(len(answer), PREDICTION)
+    out["mixture"] = np.rint(np.clip(answer[:, :MIXTURE], -31.0, 31.0) * MIXTURE_UNIT)
+    out["mark_surprise"] = np.rint(np.clip(-answer[:, MIXTURE:], 0.0, 15.9) * MARK_UNIT)
+    return out
+
+
+def decide(
+    table: Table,
+    advanced: NDArray[np.void],
+    predictions: NDArray[np.void] | None,
+    model: DecideModel,
+) -> NDArray[np.void]:
+    """Score what `advance` told, with the predictions made before each event.
+
+    One call with all events equals a call for each of them.
+
+    Args:
+        table: changed in the fields that belong to decide.
+        advanced: ADVANCED[m].
+        predictions: PREDICTION[m], of the event after each; None where there was no answer.
+        model: of the kind.
+
+    Returns:
+        DECIDED[m].
+    """
+    out = np.zeros(len(advanced), DECIDED)
+    answered = predictions is not None
+    given = predictions if predictions is not None else np.empty(0, PREDICTION)
+    _decide(
+        table.rows, table.deadline_ms, advanced, given, answered, model.parameters,
+        model.offset, model.slope, model.bar, model.cumulative, out,
+    )  # fmt: skip
+    return out
+
+
+def sweep(table: Table, watermark_ms: int, model: DecideModel) -> list[tuple[int, int]]:
+    """Find the entities whose silence has become surprising by `watermark_ms`.
+
+    Returns:
+        (row, event time in ms at which it did), earliest first; each is told once.
+    """
+    if not model.parameters.awaits:
+        return []
+    candidates = np.flatnonzero(table.deadline_ms[: table.used] < watermark_ms)
+    found = []
+    for row in candidates:
+        due = _due(table.rows[row : row + 1], model.parameters, model.cumulative)
+        if due < watermark_ms:
+            found.append((due, int(row)))
+            due = NEVER_MS
+        table.deadline_ms[row] = due
+    return [(row, due) for due, row in sorted(found)]
+
+
+@njit(cache=True)
+def _unpack(entity, params):  # type: ignore[no-untyped-def]
+    mixture = entity.mixture
+    for k in range(params.shape[0]):
+        params[k] = mixture[k] * (1.0 / MIXTURE_UNIT)
+
+
+@njit(cache=True)
+def _crossing(entity, last_ms, params, p, cumulative):  # type: ignore[no-untyped-def]
+    """Return the event time, ms, at which a silence since `last_ms` reaches its bar."""
+    if entity.predicted:
+        y = mixture_upper_quantile(params, -p.silence_bar)
+    else:
+        y = p.degraded_silence_z * entity.spread
+    gap = math.exp(min(entity.scale + y, 25.0))
+    return wall_ms(operational_s(last_ms, cumulative) + gap, cumulative)
+
+
+@njit(cache=True)
+def _due(rows, p, cumulative):  # type: ignore[no-untyped-def]
+    params = np.empty(12)
+    _unpack(rows[0], params)
+    return _crossing(rows[0], rows[0].decided_ms, params, p, cumulative)
+
+
+@njit(cache=True)
+def _bound(entity, params, p, cumulative):  # type: ignore[no-untyped-def]
+    """Return a time, ms, not after `_crossing`: the least of the components' own quantiles."""
+    if entity.predicted:
+        y = 1e9
+        for k in range(4):
+            y = min(y, params[4 + k] + p.silence_z * math.exp(params[8 + k]))
+    else:
+        y = p.degraded_silence_z * entity.spread
+    gap = math.exp(min(entity.scale + y, 25.0))
+    return wall_ms(operational_s(entity.decided_ms, cumulative) + gap, cumulative) - 1
+
+
+@njit(cache=True)
+def _begin(entity, time_ms):  # type: ignore[no-untyped-def]
+    entity.incident_ms = -(1 << 60)
+    entity.decided_ms = time_ms
+    entity.burst = 0.0
+    entity.surge = 0.0
+    entity.predicted = 0
+    entity.scale = 0.0
+    entity.spread = 1.0
+
+
+@njit(cache=True)
+def _score_gap(entity, told, params, out):  # type: ignore[no-untyped-def]
+    """Fill in the compensator, and the surprises of burst and mark."""
+    if entity.predicted:
+        log_survival = mixture_log_survival(params, told.log_gap - entity.scale)
+        if told.mark < len(entity.mark_surprise):
+            out.surprise[6] = entity.mark_surprise[told.mark] * (1.0 / MARK_UNIT)
+    else:
+        log_survival = log_normal_log_survival((told.log_gap - entity.scale) / told.gap_sd)
+    out.compensator = min(-log_survival, 1e4)
+    entity.burst = burst_step(entity.burst, out.compensator)
+    out.surprise[3] = entity.burst
+    if not math.isnan(told.value):
+        z = (told.value - told.typical) / told.spread
+        entity.surge = surge_step(entity.surge, out.compensator, z)
+        out.surprise[7] = entity.surge
+
+
+@njit(cache=True)
+def _judge(entity, time_ms, p, offset, slope, bar, out):  # type: ignore[no-untyped-def]
+    """Fuse the surprises where one of them is beyond its bar; open or prolong an incident."""
+    near = False
+    for d in range(len(out.surprise)):
+        near = near or out.surprise[d] > bar[d]
+    if near:
+        out.log_p = fuse(out.surprise, offset, slope)
+        if out.log_p < p.log_alpha:
+            if time_ms > entity.incident_ms + p.quiet_ms:
+                out.verdict = ALERT
+            entity.incident_ms = max(entity.incident_ms, time_ms)
+
+
+@njit(cache=True)
+def _decide(  # type: ignore[no-untyped-def]
+    rows, deadline_ms, advanced, predictions, answered, p, offset, slope, bar, cumulative, decided
+):
+    params = np.empty(12)
+    for i in range(len(advanced)):
+        told = advanced[i]
+        out = decided[i]
+        r = told.row
+        entity = rows[r]
+        out.silence_ms = NEVER_MS
+        if told.fresh:
+            _begin(entity, told.time_ms)
+            deadline_ms[r] = NEVER_MS
+        _unpack(entity, params)
+        surprise = out.surprise
+        surprise[0] = told.amount
+        surprise[1] = told.amount_up
+        surprise[2] = told.amount_down
+        surprise[4] = told.rhythm
+        surprise[5] = told.partners
+        mode = 0 if entity.predicted else 1
+        if told.timed:
+            _score_gap(entity, told, params, out)
+            if deadline_ms[r] < told.time_ms:
+                due = _crossing(entity, entity.decided_ms, params, p, cumulative)
+                if due < told.time_ms:
+                    out.silence_ms = due
+        out.unaided = mode == 1
+        out.usual = entity.scale
+        if told.events >= p.min_events:
+            _judge(entity, told.time_ms, p, offset[mode], slope[mode], bar[mode], out)
+        entity.scale = told.gap_mean
+        entity.spread = max(told.gap_sd, 0.1)
+        entity.decided_ms = max(entity.decided_ms, told.time_ms)
+        entity.decided_events = told.events
+        entity.predicted = answered
+        if answered:
+            entity.mixture[:] = predictions[i].mixture
+            entity.mark_surprise[:] = predictions[i].mark_surprise
+        if p.awaits and told.events >= p.await_min_events:
+            _unpack(entity, params)
+            deadline_ms[r] = _bound(entity, params, p, cumulative)

@@ -1,0 +1,83 @@
+"""What the job reads of a model's folder at start: encoder, prior, and what follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from flink_jobs.advance import AdvanceModel
+from flink_jobs.decide import DecideModel
+from flink_jobs.errors import EddyError
+from flink_jobs.scorer import KindModel
+from flink_jobs.settings import Settings
+from models.prior import Prior, load_prior
+from models.tpp.encoder import Encoder
+
+REPOSITORY = Path(__file__).resolve().parent.parent / "triton_repo"
+
+
+def model_folder(settings: Settings) -> Path:
+    """Return the folder of the model version in charge.
+
+    Raises:
+        EddyError: the repository holds no such model or version.
+    """
+    root = Path(settings.triton.model_repository or REPOSITORY) / settings.triton.model_name
+    version = settings.triton.model_version
+    found = [p for p in root.glob("*") if p.name.isdigit()] if root.is_dir() else []
+    wanted = [p for p in found if not version or p.name == version]
+    if not wanted:
+        raise EddyError(
+            f"model repository: expected {root.name}/{version or '<version>'} with encoder.npz and "
+            f"prior.json, found versions {sorted(p.name for p in found)}; check "
+            "triton.model_repository, triton.model_name and triton.model_version"
+        )
+    return max(wanted, key=lambda p: int(p.name))
+
+
+def load_encoder(folder: Path) -> Encoder:
+    """Read the encoder's weights, float32, of the feature version that this release knows."""
+    with np.load(folder / "encoder.npz", allow_pickle=False) as arrays:
+        return Encoder.of({name: arrays[name] for name in arrays.files})
+
+
+def kind_models(settings: Settings, encoder: Encoder, prior: Prior) -> list[KindModel]:
+    """Put together the models of each entity kind as the settings want them."""
+    detection = settings.detection
+    kinds = [kind for kind, _ in settings.event.entities]
+    partners: Mapping[str, str] = dict(detection.partner_kinds)
+    models = []
+    for kind in kinds:
+        partner = partners.get(kind) if "partners" in detection.detectors else None
+        window_ms = detection.partner_window_s * 1000 if partner else None
+        own = prior.of(kind)
+        silent = kind in detection.silence_kinds
+        silence_alpha = detection.silence_false_alerts_per_million * 1e-6 if silent else None
+        models.append(
+            KindModel(
+                kind=kind,
+                advance=AdvanceModel.of(own, encoder, window_ms),
+                decide=DecideModel.of(
+                    own,
+                    alpha=detection.false_alerts_per_million * 1e-6,
+                    detectors=detection.detectors,
+                    min_events=detection.min_events,
+                    quiet_ms=detection.incident_quiet_s * 1000,
+                    silence_alpha=silence_alpha,
+                    silence_min_events=detection.silence_min_events,
+                ),
+                partner=kinds.index(partner) if partner else None,
+            )
+        )
+    return models
+
+
+def load_models(settings: Settings) -> list[KindModel]:
+    """Read the model's folder and put together the models of each entity kind."""
+    folder = model_folder(settings)
+    try:
+        return kind_models(settings, load_encoder(folder), load_prior(folder / "prior.json"))
+    except (OSError, ValueError, KeyError) as error:
+        raise EddyError(f"model folder {folder.name}: {error}") from error

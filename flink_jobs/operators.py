@@ -1,0 +1,205 @@
+"""The two Python operators of the job: thin edges of Flink around the pure steps."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import flink_jobs.numba_in_worker  # noqa: F401  isort: skip
+
+import numpy as np
+from pyflink.common import Row, Types
+from pyflink.datastream import (
+    KeyedProcessFunction,
+    OutputTag,
+    ProcessFunction,
+    RuntimeContext,
+)
+from pyflink.datastream.state import MapState, MapStateDescriptor
+
+from flink_jobs.alerts import ALERT, LATE
+from flink_jobs.intensity import TritonClient
+from flink_jobs.intensity_protocol import IntensityClient, NullClient
+from flink_jobs.model_files import load_models
+from flink_jobs.parse import Records, dead_letter, parse
+from flink_jobs.scorer import ShardScorer
+from flink_jobs.settings import Settings
+from flink_jobs.triton_wire import ModelUnavailableError
+from state.events import decode, encode
+
+BYTES = Types.PRIMITIVE_ARRAY(Types.BYTE())
+MESSAGE = Types.ROW([Types.STRING(), BYTES, BYTES])  # topic, key, value
+SHARD_BATCH = Types.ROW([Types.INT(), BYTES])  # shard, encoded EventBatch
+DEAD_LETTERS = OutputTag("dead-letters", MESSAGE)
+
+PARTITION_SHIFT = 48  # a record's place is partition << 48 | offset: one number less to cross over
+COLLECT_MS = 4  # how soon to look again for answers that are under way
+IDLE_MS = 1_000  # how often an idle shard looks at the clock
+LIVE_LAG_MS = 60_000  # a stream whose newest event is older than this is history, and has no clock
+
+
+class ParseOperator(ProcessFunction):
+    """Micro-batches of messages in; a batch of columns for each shard, and dead letters, out."""
+
+    def __init__(self, settings_json: str) -> None:
+        self._settings_json = settings_json
+
+    def open(self, context: RuntimeContext) -> None:
+        """Read the settings."""
+        self._settings = Settings.from_json(self._settings_json)
+        metrics = context.get_metrics_group().add_group("eddy")
+        self._parsed = metrics.counter("parsed")
+        self._dead = metrics.counter("dead_letters")
+
+    def process_element(
+        self,
+        value: Any,
+        ctx: ProcessFunction.Context,  # noqa: ARG002 (Flink's signature)
+    ) -> Iterator[Any]:
+        """Parse one micro-batch: (values, places, timestamps in ms)."""
+        values, places, timestamps = value[0], value[1], value[2]
+        place = np.fromiter(places, np.int64, len(places))
+        records = Records(
+            self._settings.source.topic,
+            values,
+            (place >> PARTITION_SHIFT).astype(np.int32),
+            place & ((1 << PARTITION_SHIFT) - 1),
+            np.fromiter(timestamps, np.int64, len(timestamps)),
+        )
+        parsed = parse(records, self._settings.event, self._settings.flink.shards)
+        self._parsed.inc(len(values) - len(parsed.rejected))
+        self._dead.inc(len(parsed.rejected))
+        topic = self._settings.sink.dead_letters_topic
+        for rejected in parsed.rejected:
+            key = f"{rejected.topic}/{rejected.partition}".encode()
+            yield DEAD_LETTERS, Row(topic, key, dead_letter(rejected))
+        for shard, batch in parsed.batches:
+            yield Row(shard, encode(batch))
+
+
+class _MapStore:
+    """The current key's MapState as the log wants it."""
+
+    def __init__(self, state: MapState) -> None:
+        self._state = state
+
+    def put(self, key: int, value: bytes) -> None:
+        self._state.put(key, value)
+
+    def remove(self, key: int) -> None:
+        self._state.remove(key)
+
+    def items(self) -> Iterable[tuple[int, bytes]]:
+        return self._state.items()
+
+
+def _connected(settings: Settings) -> TritonClient:
+    """Connect to Triton; a server that is away is met later, a model that does not fit never."""
+    client = TritonClient(settings.triton)
+    try:
+        client.check_model()
+    except ModelUnavailableError as error:
+        logging.getLogger(__name__).warning("degraded from the start: %s", error)
+    return client
+
+
+class ScoreOperator(KeyedProcessFunction):
+    """Batches of one shard in, alerts and late events out; all that matters is in ShardScorer."""
+
+    def __init__(self, settings_json: str) -> None:
+        self._settings_json = settings_json
+
+    def open(self, context: RuntimeContext) -> None:
+        """Read settings and models, connect to Triton, declare state and metrics."""
+        self._settings = Settings.from_json(self._settings_json)
+        self._models = load_models(self._settings)
+        self._client: IntensityClient = NullClient()
+        if self._settings.triton.enabled:
+            self._client = _connected(self._settings)
+        self._state = context.get_map_state(MapStateDescriptor("shard", Types.LONG(), BYTES))
+        self._shards: dict[int, ShardScorer] = {}
+        self._collect_at: dict[int, int] = {}
+        self._idle_at: dict[int, int] = {}
+        self._seen: dict[int, tuple[int, int]] = {}
+        sink = self._settings.sink
+        self._topics = {ALERT: sink.alerts_topic, LATE: sink.late_topic}
+        self._register_metrics(context)
+
+    def close(self) -> None:
+        """Give up what is under way at Triton."""
+        self._client.close()
+
+    def process_element(self, value: Any, ctx: KeyedProcessFunction.Context) -> Iterator[Any]:
+        """Score one batch of the current shard."""
+        shard = value[0]
+        scorer = self._scorer(shard)
+        yield from self._messages(scorer.on_batch(decode(value[1])))
+        now_ms = _now_ms()
+        self._seen[shard] = (now_ms, scorer.watermark_ms)
+        self._set_timers(shard, scorer, now_ms, ctx.timer_service())
+
+    def on_timer(self, timestamp: int, ctx: KeyedProcessFunction.OnTimerContext) -> Iterator[Any]:
+        """Collect the last answers; in a live stream that stands, let event time go on."""
+        shard = ctx.get_current_key()
+        scorer = self._scorer(shard)
+        yield from self._messages(scorer.collect())
+        now_ms = _now_ms()
+        if timestamp >= self._collect_at.get(shard, 0):
+            self._collect_at.pop(shard, None)
+        if timestamp >= self._idle_at.get(shard, 0):
+            self._idle_at.pop(shard, None)
+            yield from self._messages(self._idle(shard, scorer, now_ms))
+        self._set_timers(shard, scorer, now_ms, ctx.timer_service())
+
+    def _scorer(self, shard: int) -> ShardScorer:
+        if shard not in self._shards:
+            store = _MapStore(self._state)
+            self._shards[shard] = ShardScorer(self._settings, self._models, store, self._client)
+        return self._shards[shard]
+
+    def _messages(self, outputs: Iterable[Any]) -> Iterator[Any]:
+        for output in outputs:
+            yield Row(self._topics[output.kind], output.key.encode(), output.value)
+
+    def _idle(self, shard: int, scorer: ShardScorer, now_ms: int) -> Iterable[Any]:
+        """Move event time on with the wall clock where the stream is live and has stopped."""
+        since_ms, watermark_ms = self._seen.get(shard, (now_ms, 0))
+        lag_ms = since_ms - watermark_ms - self._settings.event.allowed_lateness_ms
+        if now_ms - since_ms < IDLE_MS or lag_ms > LIVE_LAG_MS:
+            return ()
+        return scorer.tick(watermark_ms + now_ms - since_ms - IDLE_MS)
+
+    def _set_timers(self, shard: int, scorer: ShardScorer, now_ms: int, timers: Any) -> None:
+        if scorer.in_flight and shard not in self._collect_at:
+            self._collect_at[shard] = now_ms + COLLECT_MS
+            timers.register_processing_time_timer(now_ms + COLLECT_MS)
+        if shard not in self._idle_at:
+            self._idle_at[shard] = now_ms + IDLE_MS
+            timers.register_processing_time_timer(now_ms + IDLE_MS)
+
+    def _register_metrics(self, context: RuntimeContext) -> None:
+        metrics = context.get_metrics_group().add_group("eddy")
+
+        def total(name: str) -> Any:
+            return lambda: sum(scorer.counters[name] for scorer in self._shards.values())
+
+        for name in ("events", "decided", "alerts", "late", "degraded_batches", "entities_new"):
+            metrics.gauge(name, total(name))
+        metrics.gauge("entities", self._entities)
+        metrics.gauge("degraded", lambda: int(any(s.degraded for s in self._shards.values())))
+        metrics.gauge("in_flight", lambda: sum(s.in_flight for s in self._shards.values()))
+        metrics.gauge("event_lag_ms", self._lag_ms)
+
+    def _entities(self) -> int:
+        return sum(table.used for scorer in self._shards.values() for table in scorer.tables)
+
+    def _lag_ms(self) -> int:
+        """Return how far the watermark lies behind the wall clock."""
+        marks = [scorer.watermark_ms for scorer in self._shards.values()]
+        return _now_ms() - min(marks) if marks else 0
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

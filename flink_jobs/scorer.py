@@ -1,0 +1,483 @@
+"""The score step of one shard: advance, intensity, decide, and the state that survives a fault.
+
+Pure but for the two edges it is given: a store for its records and a client for the model. The
+Flink operator, the tests and the fitting of priors all run this.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from flink_jobs.advance import NO_PARTNER, AdvanceModel, KindEvents, advance
+from flink_jobs.alerts import (
+    LATE,
+    AlertContext,
+    Entity,
+    EventPlace,
+    Output,
+    Silence,
+    event_alert,
+    rfc3339,
+    silence_alert,
+)
+from flink_jobs.decide import ALERT, PREDICTION, DecideModel, decide, pack, sweep
+from flink_jobs.intensity_protocol import IntensityClient, Ticket
+from flink_jobs.lateness import PartitionClocks
+from flink_jobs.settings import Settings
+from models.tpp.spec import INPUT
+from state.columns import Strings
+from state.events import EventBatch
+from state.log import (
+    LoggedBatch,
+    ShardLog,
+    Store,
+    decode_answers,
+    encode_answers,
+    encode_batch,
+)
+from state.table import NEVER_MS, Table, id_of
+
+PAGE_CHUNK_BYTES = 4 << 20  # pages owed before the batches in flight are waited for
+
+
+@dataclass(frozen=True, slots=True)
+class KindModel:
+    """The models of one entity kind.
+
+    Attributes:
+        kind: its name.
+        advance: baselines and encoder.
+        decide: thresholds and calibration.
+        partner: index of the kind whose entities are this one's partners, or None.
+    """
+
+    kind: str
+    advance: AdvanceModel
+    decide: DecideModel
+    partner: int | None
+
+
+class Observer(Protocol):
+    """Sees every decided event; the fitting of priors listens here."""
+
+    def __call__(self, kind: int, advanced: NDArray[np.void], decided: NDArray[np.void]) -> None:
+        """Take the records of one kind in one batch."""
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A batch that is advanced and not yet decided."""
+
+    seq: int
+    batch: LoggedBatch
+    told: list[NDArray[np.void]]
+    x: NDArray[np.float32]
+    former: list[NDArray[np.void]]  # by kind, whom this batch took rows from
+    ticket: Ticket | None = None
+
+
+class ShardScorer:
+    """Scores the batches of one shard in order.
+
+    Args:
+        settings: of the job.
+        models: by entity kind, in the order of `settings.event.entities`.
+        store: holds the shard's records; what it holds already is restored.
+        client: answers for the intensity model.
+        observer: sees decided events.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        models: list[KindModel],
+        store: Store,
+        client: IntensityClient,
+        observer: Observer | None = None,
+    ) -> None:
+        self._settings = settings
+        self._models = models
+        self._client = client
+        self._observer = observer
+        state = settings.state
+        self.tables = [
+            Table.empty(state.initial_entities, state.max_entities, state.ttl_s * 1000)
+            for _ in models
+        ]
+        self._log = ShardLog(
+            store, len(models), state.page_rows, state.log_ratio, state.log_min_bytes
+        )
+        self._pending: deque[_Pending] = deque()
+        self._time = PartitionClocks(settings.event.allowed_lateness_ms)
+        self._topic = settings.source.topic
+        self._log_value = settings.event.value_transform == "log"
+        self._context = AlertContext(
+            source=f"eddy/{settings.job.name}",
+            log_values=self._log_value,
+            alpha=settings.detection.false_alerts_per_million * 1e-6,
+            silence_alpha=settings.detection.silence_false_alerts_per_million * 1e-6,
+        )
+        triton = settings.triton
+        self._part = max(1, triton.max_in_flight // 2 * triton.max_rows // len(models))
+        self._patience_s = 2e-3 * triton.timeout_ms  # every answer has come, or failed, by then
+        self.counters: Counter[str] = Counter()
+        self.seq = 0
+        self.degraded = False
+        self._restore()
+
+    @property
+    def watermark_ms(self) -> int:
+        """Event time up to which this shard is complete, but for late events."""
+        return self._time.watermark_ms
+
+    @property
+    def in_flight(self) -> int:
+        """Batches that wait for the intensity model."""
+        return len(self._pending)
+
+    # -- forward -----------------------------------------------------------------------------
+
+    def on_batch(self, batch: EventBatch) -> Iterator[Output]:
+        """Advance `batch`, ask the model, and decide what has been answered.
+
+        A large batch goes in parts, so that one part is decided while the next is under way.
+
+        Yields:
+            Alerts of decided batches, and late events of this one.
+        """
+        for start in range(0, len(batch), self._part):
+            yield from self._on_part(batch.part(start, start + self._part))
+
+    def _on_part(self, batch: EventBatch) -> Iterator[Output]:
+        late = self._time.judge(batch.time_ms, batch.partition)
+        if late.any():
+            yield from self._late(batch, late)
+        self.counters["events"] += len(batch)
+        placed, former = self._place(batch, ~late)
+        rows = int(np.count_nonzero(placed.row >= 0))
+        while self._pending and not self._client.has_room(rows):
+            yield from self._decide_head(self._patience_s)
+        self._append(placed, former)
+        yield from self.collect()
+
+    def tick(self, watermark_ms: int) -> Iterator[Output]:
+        """Move event time on without events, so that silences are told in a stream that stands."""
+        awaited = any(_awaited(table, watermark_ms) for table in self.tables)
+        if awaited and watermark_ms > self.watermark_ms:
+            # What is not in the log does not count: a restore would not know of it.
+            self._time.watermark_ms = watermark_ms
+            self._append(*self._place(_empty(self._topic, len(self._models)), _NONE))
+        yield from self.collect()
+
+    def collect(self, wait_s: float = 0.0) -> Iterator[Output]:
+        """Decide the batches that were answered, in order, and write the pages that are due.
+
+        Args:
+            wait_s: how long the first answer may be waited for, seconds.
+        """
+        owed = self._log.debt > PAGE_CHUNK_BYTES
+        while self._pending:
+            ticket = self._pending[0].ticket
+            if not owed and wait_s <= 0.0 and (ticket is None or not ticket.done()):
+                break
+            yield from self._decide_head(self._patience_s if owed else wait_s)
+        if not self._pending and self._log.debt > 0:
+            self.counters["page_bytes"] += self._log.write_pages(self.tables, self.seq)
+
+    def drain(self) -> Iterator[Output]:
+        """Decide all that is in flight, waiting for each answer until its deadline."""
+        yield from self.collect(wait_s=self._patience_s)
+
+    def _decide_head(self, wait_s: float) -> Iterator[Output]:
+        self._ask()
+        head = self._pending.popleft()
+        ticket = head.ticket or self._client.submit(head.x)
+        yield from self._decide(head, ticket.result(wait_s))
+        self._ask()
+
+    def _ask(self) -> None:
+        """Send what waits, in order, as far as the client has room."""
+        for pending in self._pending:
+            if pending.ticket is None:
+                if not self._client.has_room(len(pending.x)):
+                    break
+                pending.ticket = self._client.submit(pending.x)
+
+    # -- the steps ---------------------------------------------------------------------------
+
+    def _late(self, batch: EventBatch, late: NDArray[np.bool_]) -> Iterator[Output]:
+        kinds = self._settings.event.entities
+        for i in np.flatnonzero(late).tolist():
+            entities = {
+                kind: batch.ids[k][i]
+                for k, (kind, _) in enumerate(kinds)
+                if batch.owned[i] >> k & 1
+            }
+            body = {
+                "topic": batch.topic,
+                "partition": int(batch.partition[i]),
+                "offset": int(batch.offset[i]),
+                "event_id": batch.event_id[i],
+                "event_time": rfc3339(int(batch.time_ms[i])),
+                "watermark": rfc3339(self._time.late_ms),
+                "late_by_ms": self._time.late_ms - int(batch.time_ms[i]),
+                "entities": entities,
+                "value": None if np.isnan(batch.value[i]) else float(batch.value[i]),
+            }
+            first = next(iter(entities.items()))
+            self.counters["late"] += 1
+            yield Output(LATE, "/".join(first), orjson.dumps(body))
+
+    def _place(
+        self, batch: EventBatch, keep: NDArray[np.bool_]
+    ) -> tuple[LoggedBatch, list[NDArray[np.void]]]:
+        """Give each event's entities their rows; tell as well, by kind, whose rows they were."""
+        kinds = range(len(self._models))
+        n = len(batch)
+        rows = np.full((len(self._models), n), -1, np.int32)
+        fresh = np.zeros((len(self._models), n), np.bool_)
+        partner = np.full((len(self._models), n), NO_PARTNER, np.uint8)
+        former = []
+        for k in kinds:
+            mine = keep & ((batch.owned >> k & 1) == 1)
+            rows[k], fresh[k], left = self.tables[k].intern(
+                batch.ids[k], batch.hashes[k], batch.time_ms, mine
+            )
+            former.append(left)
+            other = self._models[k].partner
+            if other is not None:
+                known = np.diff(batch.ids[other].offsets) > 0
+                bits = (batch.hashes[other] & np.uint64(63)).astype(np.uint8)
+                partner[k] = np.where(known, bits, NO_PARTNER)
+        value = np.log(np.maximum(batch.value, 1.0)) if self._log_value else batch.value
+        logged = LoggedBatch(
+            topic=batch.topic,
+            watermark_ms=self.watermark_ms,
+            late_ms=self._time.late_ms,
+            clocks=self._time.clocks.copy(),
+            used=np.array([table.used for table in self.tables], np.int64),
+            cursor=np.array([table.cursor for table in self.tables], np.int64),
+            time_ms=batch.time_ms,
+            value=value,
+            offset=batch.offset,
+            partition=batch.partition,
+            row=rows,
+            mark=batch.mark,
+            partner=partner,
+            fresh=fresh,
+            event_id=batch.event_id,
+            names=tuple(batch.ids[k].only(fresh[k]) for k in kinds),
+        )
+        self.counters["entities_new"] += int(np.count_nonzero(fresh))
+        return logged, former
+
+    def _append(self, batch: LoggedBatch, former: list[NDArray[np.void]]) -> None:
+        self.seq += 1
+        self._log.append(self.seq, encode_batch(batch), self.tables)
+        told, x = self._advance(batch, None)
+        self._pending.append(_Pending(self.seq, batch, told, x, former))
+        self._ask()
+
+    def _advance(
+        self, batch: LoggedBatch, newer: list[NDArray[np.bool_]] | None
+    ) -> tuple[list[NDArray[np.void]], NDArray[np.float32]]:
+        """Advance every kind; `newer` (bool[n] by kind) leaves out what pages hold already."""
+        events = [
+            _kind_events(batch, k, None if newer is None else newer[k])
+            for k in range(len(self._models))
+        ]
+        x = np.empty((sum(map(len, events)), INPUT), np.float32)
+        told, at = [], 0
+        for table, mine, model in zip(self.tables, events, self._models, strict=True):
+            told.append(advance(table, mine, model.advance, x[at : at + len(mine)]))
+            at += len(mine)
+        return told, x
+
+    def _decide(self, pending: _Pending, answer: NDArray[np.float32] | None) -> Iterator[Output]:
+        predictions = self._split(pending, answer)
+        record = encode_answers(predictions, len(self._models))
+        self._log.append_answers(pending.seq, record, self.tables)
+        self.degraded = predictions is None and sum(map(len, pending.told)) > 0
+        self.counters["degraded_batches"] += self.degraded
+        self.counters["decided"] += sum(map(len, pending.told))
+        found: list[tuple[int, Output]] = []
+        for k, model in enumerate(self._models):
+            told = pending.told[k]
+            mine = None if predictions is None else predictions[k]
+            decided = decide(self.tables[k], told, mine, model.decide)
+            if self._observer is not None:
+                self._observer(k, told, decided)
+            for i in np.flatnonzero(decided["verdict"] == ALERT).tolist():
+                alert = self._event_alert(pending, k, told[i], decided[i])
+                found.append((int(told[i]["event"]), alert))
+            for i in np.flatnonzero(decided["silence_ms"] != NEVER_MS).tolist():
+                alert = self._ended_silence(pending, k, told[i], decided[i])
+                found.append((int(told[i]["event"]), alert))
+        for _, alert in sorted(found, key=lambda one: one[0]):
+            self.counters["alerts"] += 1
+            yield alert
+        yield from self._sweep(pending)
+
+    def _split(
+        self, pending: _Pending, answer: NDArray[np.float32] | None
+    ) -> list[NDArray[np.void]] | None:
+        if answer is None:
+            return None
+        ends = np.cumsum([len(told) for told in pending.told])[:-1]
+        return list(np.split(pack(answer), ends))
+
+    def _holder(self, pending: _Pending, k: int, row: int, event: int) -> np.void:
+        """Return the record that names whose `row` was at `event` of the batch being decided.
+
+        Events after it, and batches advanced since, may have given the row to another entity.
+        """
+        for later in (pending, *self._pending):
+            former = later.former[k]
+            taken = former[(former["row"] == row) & (former["event"] > event)]
+            if len(taken):
+                return taken[0]  # type: ignore[no-any-return]
+            event = -1
+        return self.tables[k].rows[row]  # type: ignore[no-any-return]
+
+    def _sweep(self, pending: _Pending) -> Iterator[Output]:
+        watermark_ms = pending.batch.watermark_ms
+        for k, (table, model) in enumerate(zip(self.tables, self._models, strict=True)):
+            for row, due_ms in sweep(table, watermark_ms, model.decide):
+                entity = table.rows[row]
+                holder = self._holder(pending, k, row, len(pending.batch))
+                silence = Silence(
+                    last_ms=int(entity["decided_ms"]),
+                    due_ms=due_ms,
+                    first_ms=int(holder["first_ms"]),
+                    scale=float(entity["scale"]),
+                    events=int(entity["decided_events"]),
+                    degraded=self._unaided(entity["predicted"] == 0),
+                )
+                self.counters["alerts"] += 1
+                yield self._silence_alert(k, holder, silence)
+
+    def _ended_silence(self, pending: _Pending, k: int, told: np.void, decided: np.void) -> Output:
+        """Tell a silence that became surprising just before the event that ended it."""
+        silence = Silence(
+            last_ms=int(told["last_ms"]),
+            due_ms=int(decided["silence_ms"]),
+            first_ms=int(told["first_ms"]),
+            scale=float(decided["usual"]),
+            events=int(told["events"]) - 1,
+            degraded=self._unaided(bool(decided["unaided"])),
+        )
+        holder = self._holder(pending, k, int(told["row"]), int(told["event"]))
+        return self._silence_alert(k, holder, silence)
+
+    def _silence_alert(self, k: int, holder: np.void, silence: Silence) -> Output:
+        entity = Entity(self._models[k].kind, id_of(holder))
+        return silence_alert(self._context, entity, silence, self._client.model_version)
+
+    def _event_alert(self, pending: _Pending, k: int, told: np.void, decided: np.void) -> Output:
+        batch, i = pending.batch, int(told["event"])
+        model = self._models[k]
+        mode = int(decided["unaided"])
+        return event_alert(
+            self._context,
+            Entity(model.kind, id_of(self._holder(pending, k, int(told["row"]), i))),
+            EventPlace(batch.event_id[i], int(batch.partition[i]), int(batch.offset[i])),
+            told,
+            decided,
+            (model.decide.offset[mode], model.decide.slope[mode]),
+            self._client.model_version,
+            self._unaided(self.degraded or (mode == 1 and told["events"] > 1)),
+        )
+
+    def _unaided(self, unaided: bool) -> bool:
+        return bool(unaided) and self._settings.triton.enabled
+
+    # -- after a fault -----------------------------------------------------------------------
+
+    def _restore(self) -> None:
+        """Fill the tables from pages, replay what is newer, and ask again for what was open."""
+        restored = self._log.restore(self.tables)
+        page_rows = self._settings.state.page_rows
+        for seq, batch, record in restored.batches:
+            newer, former = [], []
+            for k, table in enumerate(self.tables):
+                pages = batch.row[k] // page_rows
+                page_seq = np.append(restored.page_seq[k], -1)
+                known = page_seq[np.where(pages < len(page_seq), pages, -1)]
+                newer.append((batch.row[k] >= 0) & (known < seq))
+                named = newer[k][batch.fresh[k]]
+                begun = np.flatnonzero(batch.fresh[k] & newer[k]).astype(np.int32)
+                left = table.place(begun, batch.row[k][begun], batch.names[k].only(named))
+                former.append(left)
+            told, x = self._advance(batch, newer)
+            if record is None:
+                self._pending.append(_Pending(seq, batch, told, x, former))
+            else:
+                self._decide_again(batch, told, newer, decode_answers(record, PREDICTION))
+        if restored.batches:
+            self.seq, last, _ = restored.batches[-1]
+            self._time.clocks = last.clocks.copy()
+            self._time.late_ms, self._time.watermark_ms = last.late_ms, last.watermark_ms
+            self._topic = last.topic
+            for k, table in enumerate(self.tables):
+                table.finish_restore(int(last.used[k]), int(last.cursor[k]))
+            self.counters["replayed_batches"] = len(restored.batches)
+            self._ask()
+
+    def _decide_again(
+        self,
+        batch: LoggedBatch,
+        told: list[NDArray[np.void]],
+        newer: list[NDArray[np.bool_]],
+        predictions: list[NDArray[np.void]] | None,
+    ) -> None:
+        """Decide a batch whose alerts are out already."""
+        for k, model in enumerate(self._models):
+            mine = None
+            if predictions is not None:
+                mine = predictions[k][newer[k][batch.row[k] >= 0]]
+            decide(self.tables[k], told[k], mine, model.decide)
+            sweep(self.tables[k], batch.watermark_ms, model.decide)
+
+
+_NONE = np.zeros(0, np.bool_)
+
+
+def _awaited(table: Table, watermark_ms: int) -> bool:
+    return bool((table.deadline_ms[: table.used] < watermark_ms).any())
+
+
+def _empty(topic: str, kinds: int) -> EventBatch:
+    none = Strings.of([])
+    return EventBatch(
+        topic=topic,
+        time_ms=np.zeros(0, np.int64),
+        value=np.zeros(0),
+        mark=np.zeros(0, np.uint8),
+        owned=np.zeros(0, np.uint8),
+        partition=np.zeros(0, np.int32),
+        offset=np.zeros(0, np.int64),
+        ingest_ms=np.zeros(0, np.int64),
+        event_id=none,
+        ids=(none,) * kinds,
+        hashes=np.zeros((kinds, 0), np.uint64),
+    )
+
+
+def _kind_events(batch: LoggedBatch, k: int, newer: NDArray[np.bool_] | None) -> KindEvents:
+    mine = batch.row[k] >= 0 if newer is None else newer
+    return KindEvents(
+        event=np.flatnonzero(mine).astype(np.int32),
+        row=batch.row[k][mine],
+        fresh=batch.fresh[k][mine],
+        time_ms=batch.time_ms[mine],
+        value=batch.value[mine],
+        mark=batch.mark[mine],
+        partner=batch.partner[k][mine],
+    )

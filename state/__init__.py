@@ -1,0 +1,1 @@
+"""What is remembered about entities: table, event log, codec and migrations."""

@@ -1,0 +1,1 @@
+"""Tests that kill servers while payments flow."""
