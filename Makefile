@@ -30,12 +30,16 @@ down: ## stop them
 	if [ -x $(BIN)/eddy ]; then $(BIN)/eddy down; fi
 
 ##@ Develop
-.PHONY: test test-fast stack-test coverage check lint format train bench locks
+.PHONY: test test-fast bounds stack-test coverage check lint format train bench locks
 test: setup ## unit tests and one short run on the real servers (minutes)
 	$(BIN)/python -m pytest -m "not (slow or bench)" $(ARGS)
 
 test-fast: .venv/.eddy ## tests that need no server
 	$(BIN)/python -m pytest -m "not ($(TIMED))" $(ARGS)
+
+bounds: .venv/.eddy ## fast tests with every index of the compiled kernels checked
+	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=.cache/numba-bounds $(BIN)/python -m pytest \
+	    -m "not ($(TIMED))" --timeout 600 $(ARGS)
 
 stack-test: setup ## everything that needs real servers, kills them or takes long
 	$(BIN)/python -m pytest -m "$(TIMED)" $(ARGS)

@@ -13,9 +13,10 @@ from typing import Annotated
 
 import typer
 
-from deploy.commands import config, data, run, stack
+from deploy.commands import bench, config, data, run, stack
 from deploy.stack.options import StackError
 from flink_jobs.errors import EddyError
+from models.kernel_cache import key_by_source
 
 app = typer.Typer(
     name="eddy",
@@ -28,10 +29,11 @@ app.command()(stack.up)
 app.command()(stack.down)
 app.command()(stack.status)
 app.command()(run.run)
+app.command()(run.stop)
 app.command()(data.simulate)
 app.command()(data.alerts)
 app.command()(run.demo)
-app.add_typer(run.bench, name="bench")
+app.add_typer(bench.app, name="bench")
 app.add_typer(config.app, name="config")
 app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
@@ -73,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    key_by_source()
     try:
         typer.main.get_command(app).main(
             None if arguments is None else list(arguments), prog_name="eddy"

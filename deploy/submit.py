@@ -8,9 +8,9 @@ from deploy.stack import jobs, kafka
 from deploy.stack.record import StackState
 from flink_jobs.errors import EddyError
 from flink_jobs.intensity import TritonClient
+from flink_jobs.intensity_protocol import IncompatibleModelError, ModelUnavailableError
 from flink_jobs.model_files import load_models
 from flink_jobs.settings import Settings
-from flink_jobs.triton_wire import IncompatibleModelError, ModelUnavailableError
 
 MODULE = "flink_jobs.detect"
 

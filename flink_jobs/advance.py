@@ -29,7 +29,7 @@ from models.baselines.renewal import (
     rhythm_surprise,
 )
 from models.prior import KindPrior
-from models.tpp.encoder import Encoder, encoder_step, gap_features
+from models.tpp.encoder import SCRATCH, Encoder, encoder_step, gap_features
 from state.table import Table
 
 # What advance tells decide of one event of one entity.
@@ -318,7 +318,7 @@ def _score_gap(entity, time_ms, p, cumulative, out):  # type: ignore[no-untyped-
     return gap_features(gap, mean, math.sqrt(p.gap_within_var))
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _advance(  # type: ignore[no-untyped-def]
     rows,
     memory,
@@ -338,7 +338,7 @@ def _advance(  # type: ignore[no-untyped-def]
     out,
     x,
 ):
-    hidden = np.empty(w1.shape[1] + w2.shape[1], np.float32)
+    hidden = np.empty(SCRATCH, np.float32)
     for i in range(len(row)):
         r = row[i]
         entity = rows[r]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import orjson
@@ -16,6 +16,7 @@ from models.fusion import FUSED, calibrated_p
 
 ALERT = "alert"
 LATE = "late"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 BAND_Z = 2.5758  # the expected band holds 99% of a normal prediction
 
 
@@ -79,7 +80,7 @@ def rfc3339(time_ms: int) -> str:
     >>> rfc3339(0)
     '1970-01-01T00:00:00.000Z'
     """
-    moment = datetime.fromtimestamp(time_ms / 1000, UTC)
+    moment = _EPOCH + timedelta(milliseconds=time_ms)  # a float of seconds rounds far dates
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
@@ -188,11 +189,11 @@ def event_alert(
             "text": _reason_text(FUSED[d], told, back),
         }
         for d in order
-        if p_values[d] < 0.05 or d == order[0]
+        if d == order[0] or (p_values[d] < 0.05 and decided["surprise"][d] > 0.0)
     ]
     log_p = float(decided["log_p"])
     typical, spread = float(told["typical"]), float(told["spread"])
-    gap = math.exp(told["log_gap"]) if told["timed"] else None
+    gap = (time_ms - int(told["last_ms"])) / 1000 if told["timed"] else None
     data: dict[str, object] = {
         "event_time": rfc3339(time_ms),
         "data_start_time": rfc3339(int(told["first_ms"])),
@@ -201,7 +202,7 @@ def event_alert(
         "threshold": context.alpha,
         "detector": FUSED[int(order[0])],
         "reasons": reasons,
-        "actual": {"value": _number(back(told["value"])), "gap_s": gap and _number(gap)},
+        "actual": {"value": _number(back(told["value"])), "gap_s": gap},
         "typical": {
             "value": _number(back(typical)),
             "gap_s": _number(math.exp(told["gap_mean"])),

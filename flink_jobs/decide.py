@@ -273,7 +273,7 @@ def _judge(entity, time_ms, p, offset, slope, bar, out):  # type: ignore[no-unty
             entity.incident_ms = max(entity.incident_ms, time_ms)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _decide(  # type: ignore[no-untyped-def]
     rows, deadline_ms, advanced, predictions, answered, p, offset, slope, bar, cumulative, decided
 ):

@@ -22,14 +22,16 @@ from flink_jobs import triton_wire as wire
 from flink_jobs.breaker import Breaker, BreakerState
 from flink_jobs.intensity_in_process import InProcessClient
 from flink_jobs.intensity_protocol import (
+    IncompatibleModelError,
     IntensityClient,
     IntensityCounters,
+    ModelUnavailableError,
     NullClient,
     ReadyTicket,
     Ticket,
 )
 from flink_jobs.settings import TritonSettings
-from flink_jobs.triton_wire import IncompatibleModelError, ModelInfo, ModelUnavailableError
+from flink_jobs.triton_wire import ModelInfo
 from models.tpp import spec
 
 __all__ = [

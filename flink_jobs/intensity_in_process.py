@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flink_jobs.breaker import BreakerState
-from flink_jobs.intensity_protocol import ReadyTicket, Ticket
-from flink_jobs.triton_wire import IncompatibleModelError
+from flink_jobs.intensity_protocol import IncompatibleModelError, ReadyTicket, Ticket
 from models.tpp import spec
 
 

@@ -14,6 +14,14 @@ from flink_jobs.breaker import BreakerState
 LATENCY_BOUNDS_MS: Final = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
 
 
+class IncompatibleModelError(ValueError):
+    """The server's model is not one that this job can ask."""
+
+
+class ModelUnavailableError(ConnectionError):
+    """The server or the model cannot be reached now."""
+
+
 class Ticket(Protocol):
     """One batch on its way."""
 

@@ -55,7 +55,7 @@ def _watermark(clocks, lateness_ms):  # type: ignore[no-untyped-def]
     return low - lateness_ms
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _judge(time_ms, partition, clocks, lateness_ms, low, late):  # type: ignore[no-untyped-def]
     """Mark events older than `low`; advance the clocks; return the new `low`."""
     for i in range(len(time_ms)):

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import builtins
 
+from models.kernel_cache import key_by_source
+
+key_by_source()
 _replaced = builtins.print
 _original = getattr(getattr(_replaced, "__self__", None), "_print", None)
 if _original is not None:

@@ -21,12 +21,15 @@ from pyflink.datastream.state import MapState, MapStateDescriptor
 
 from flink_jobs.alerts import ALERT, LATE
 from flink_jobs.intensity import TritonClient
-from flink_jobs.intensity_protocol import IntensityClient, NullClient
+from flink_jobs.intensity_protocol import (
+    IntensityClient,
+    ModelUnavailableError,
+    NullClient,
+)
 from flink_jobs.model_files import load_models
 from flink_jobs.parse import Records, dead_letter, parse
 from flink_jobs.scorer import ShardScorer
 from flink_jobs.settings import Settings
-from flink_jobs.triton_wire import ModelUnavailableError
 from state.events import decode, encode
 
 BYTES = Types.PRIMITIVE_ARRAY(Types.BYTE())

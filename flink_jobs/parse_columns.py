@@ -259,7 +259,7 @@ def _row(
     return ACCEPTED if roles.value_min <= value[row] <= roles.value_max else LEFT
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def read_rows(
     data: NDArray[np.uint8],
     ingest_ms: NDArray[np.int64],
@@ -312,7 +312,7 @@ def read_rows(
             )
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def gather(
     data: NDArray[np.uint8], spans: NDArray[np.int64], rows: NDArray[np.int64]
 ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:

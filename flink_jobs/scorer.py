@@ -6,6 +6,7 @@ Flink operator, the tests and the fitting of priors all run this.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ from state.log import (
 )
 from state.table import NEVER_MS, Table, id_of
 
+LARGEST = 1e30  # values beyond count as this: scores are float32, and squares are taken
 PAGE_CHUNK_BYTES = 4 << 20  # pages owed before the batches in flight are waited for
 
 
@@ -62,6 +64,16 @@ class KindModel:
     advance: AdvanceModel
     decide: DecideModel
     partner: int | None
+
+    def digest(self) -> str:
+        """Return a digest of the weights and moments that a replay of the log would use."""
+        encoder, baselines = self.advance.encoder, self.advance
+        data = (
+            *(w.tobytes() for w in (encoder.w1, encoder.b1, encoder.w2, encoder.b2)),
+            repr(tuple(baselines.parameters)).encode(),
+            baselines.cumulative.tobytes(),
+        )
+        return hashlib.blake2b(b"".join(data), digest_size=8).hexdigest()
 
 
 class Observer(Protocol):
@@ -256,7 +268,10 @@ class ShardScorer:
                 known = np.diff(batch.ids[other].offsets) > 0
                 bits = (batch.hashes[other] & np.uint64(63)).astype(np.uint8)
                 partner[k] = np.where(known, bits, NO_PARTNER)
-        value = np.log(np.maximum(batch.value, 1.0)) if self._log_value else batch.value
+        if self._log_value:
+            value = np.log(np.maximum(batch.value, 1.0))
+        else:
+            value = np.clip(batch.value, -LARGEST, LARGEST)
         logged = LoggedBatch(
             topic=batch.topic,
             watermark_ms=self.watermark_ms,
@@ -398,11 +413,25 @@ class ShardScorer:
     def _unaided(self, unaided: bool) -> bool:
         return bool(unaided) and self._settings.triton.enabled
 
+    def _form(self) -> dict[str, object]:
+        """Name what a replay depends on; floats differ in no bit where the digests are equal."""
+        event, detection = self._settings.event, self._settings.detection
+        return {
+            "kinds": [model.kind for model in self._models],
+            "marks": list(event.marks),
+            "value_transform": event.value_transform,
+            "shards": self._settings.flink.shards,
+            "page_rows": self._settings.state.page_rows,
+            "partner_kinds": [list(pair) for pair in detection.partner_kinds],
+            "partner_window_s": detection.partner_window_s,
+            "model": [model.digest() for model in self._models],
+        }
+
     # -- after a fault -----------------------------------------------------------------------
 
     def _restore(self) -> None:
         """Fill the tables from pages, replay what is newer, and ask again for what was open."""
-        restored = self._log.restore(self.tables)
+        restored = self._log.restore(self.tables, self._form())
         page_rows = self._settings.state.page_rows
         for seq, batch, record in restored.batches:
             newer, former = [], []

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
+from flink_jobs.intensity_protocol import IncompatibleModelError
 from models.tpp import spec
 
 # Given channel options replace gRPC's own, so the message sizes must be said again. The back-off
@@ -23,14 +24,6 @@ CHANNEL_OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 500),
     ("grpc.use_local_subchannel_pool", 1),
 )
-
-
-class IncompatibleModelError(ValueError):
-    """The server's model is not one that this job can ask."""
-
-
-class ModelUnavailableError(ConnectionError):
-    """The server or the model cannot be reached now."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,7 @@ class EventBatch:
         )
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _hash(data: NDArray[np.uint8], offsets: NDArray[np.int32], out: NDArray[np.uint64]) -> None:
     for i in range(len(out)):
         h = FNV_OFFSET

@@ -4,6 +4,7 @@ Keys of the one map a shard has:
 
 | key | record |
 |---|---|
+| 0 | the form: what rows, pages and replay depend on, as JSON |
 | 2 seq (seq >= 1) | the events of batch seq, with the rows they went to |
 | 2 seq + 1 | what the intensity model answered for batch seq: the batch is decided |
 | -1 - (page * kinds + kind) | a page of a table, as of the batch named in it |
@@ -14,9 +15,10 @@ steps made of all batches up to its own. An event record is removed when all pag
 
 from __future__ import annotations
 
+import json
 import struct
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -27,6 +29,7 @@ from state.columns import ColumnReader, Strings, write_columns
 from state.table import MEMORY, ROW, ROW_BYTES, ROW_VERSION, Table
 
 LOG_VERSION = 1
+FORM_KEY = 0
 _EVENTS = struct.Struct("<4sHHIIqq")  # magic, version, kinds, events, partitions, 2 times
 _ANSWERS = struct.Struct("<4sHH?xxx")  # magic, version, kinds, answered
 _PAGE = struct.Struct("<4sHHIIq")  # magic, row version, kind, first row, rows, batch
@@ -277,13 +280,25 @@ class ShardLog:
                 more = np.full(missing, oldest, np.int64)
                 self._page_seq[kind] = np.concatenate([self._page_seq[kind], more])
 
-    def restore(self, tables: Sequence[Table]) -> Restored:
-        """Read all records, and fill `tables` from their pages; the indexes are left stale."""
+    def restore(self, tables: Sequence[Table], form: Mapping[str, object]) -> Restored:
+        """Read all records, and fill `tables` from their pages; the indexes are left stale.
+
+        Args:
+            tables: empty.
+            form: by name, what the stored state and this job must have in common; JSON values.
+
+        Raises:
+            ValueError: the stored state is of another form or version.
+        """
         events: dict[int, LoggedBatch] = {}
         answers: dict[int, bytes] = {}
         pages: dict[tuple[int, int], int] = {}
         sizes: dict[int, int] = {}
+        found = None
         for key, value in self._store.items():
+            if key == FORM_KEY:
+                found = json.loads(value)
+                continue
             if key < 0:
                 kind, page, seq = _decode_page(value, tables, self._page_rows)
                 pages[kind, page] = seq
@@ -294,6 +309,9 @@ class ShardLog:
                 answers[seq] = value
             else:
                 events[seq] = decode_batch(value)
+        _check_form(form, found, bool(events or pages))
+        if found is None:
+            self._store.put(FORM_KEY, json.dumps(dict(form)).encode())
         order = sorted(events)
         self._sizes = deque((seq, sizes[seq]) for seq in order)
         self.bytes = sum(sizes.values())
@@ -308,6 +326,21 @@ class ShardLog:
             [(seq, events[seq], answers.get(seq)) for seq in order],
             [seqs.copy() for seqs in self._page_seq],
         )
+
+
+def _check_form(
+    form: Mapping[str, object], found: Mapping[str, object] | None, stored: bool
+) -> None:
+    if found is None:
+        if stored:
+            raise ValueError("state: expected a record of its form, found none; it is damaged")
+        return
+    for name, value in form.items():
+        if found.get(name) != value:
+            raise ValueError(
+                f"state: it was written with {name} = {found.get(name)!r}, this job has {value!r}; "
+                "start with the old value, or without the savepoint"
+            )
 
 
 def _page_key(kind: int, page: int, kinds: int) -> int:
@@ -325,8 +358,10 @@ def _encode_page(table: Table, kind: int, page: int, page_rows: int, seq: int) -
 def _decode_page(data: bytes, tables: Sequence[Table], page_rows: int) -> tuple[int, int, int]:
     magic, version, kind, first, count, seq = _PAGE.unpack_from(data)
     _check("page of a table", magic, b"EdPg", version, ROW_VERSION)
+    if kind >= len(tables):
+        return kind, 0, seq  # the form tells of it
     table = tables[kind]
-    table.hold(first + count)
+    table.restore_room(first + count)
     table.used = max(table.used, first + count)
     read = ColumnReader(data, _PAGE.size)
     part = slice(first, first + count)

@@ -138,6 +138,19 @@ class Table:
             self.hashes = _grown(self.hashes, capacity)
             self.seen_ms = _grown(self.seen_ms, capacity)
 
+    def restore_room(self, count: int) -> None:
+        """Make room for the `count` entities of a stored state.
+
+        Raises:
+            ValueError: there are more than the limit.
+        """
+        if count > self.limit:
+            raise ValueError(
+                f"state: it holds {count} entities of one kind in one shard, found "
+                f"state.max_entities = {self.limit}; start with at least as many"
+            )
+        self.hold(count)
+
     def rebuild_index(self) -> None:
         """Index the rows in use afresh: after growth, or a restore."""
         self.seen_ms[: self.used] = np.maximum(
@@ -200,13 +213,13 @@ class Table:
         if not len(rows):
             return former
         need = int(rows.max()) + 1
-        self.hold(need)
+        self.restore_room(need)
         self.used = max(self.used, need)
         return former[: _place(self.rows, events, rows, ids.data, ids.offsets, former)]
 
     def finish_restore(self, used: int, cursor: int) -> None:
         """Take the counters from the log and make the index from the rows."""
-        self.hold(used)
+        self.restore_room(used)
         self.used, self.cursor = used, cursor
         names = self.rows["id"][:used]
         offsets = np.zeros(used + 1, np.int32)
@@ -228,7 +241,7 @@ def _grown(column: NDArray[T], capacity: int) -> NDArray[T]:
     return larger
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _index(slots, hashes, used):  # type: ignore[no-untyped-def]
     mask = np.uint64(len(slots) - 1)
     for row in range(used):
@@ -301,7 +314,7 @@ def _take_row(seen_ms, used, cursor, limit, time_ms, ttl_ms):  # type: ignore[no
     return oldest, used, (cursor + 16) % used
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _intern(  # type: ignore[no-untyped-def]
     data,
     offsets,
@@ -361,7 +374,7 @@ def _intern(  # type: ignore[no-untyped-def]
     return used, cursor, taken
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _place(rows, events, at, data, offsets, former):  # type: ignore[no-untyped-def]
     taken = 0
     for i in range(len(at)):

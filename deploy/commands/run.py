@@ -1,15 +1,11 @@
-"""`eddy run`, `demo`, `bench` and `train`: the job, and what is done with it."""
+"""`eddy run`, `demo` and `train`: the job, and what is done with it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from deploy.commands.options import (
     DEFAULT_ROOT,
@@ -18,18 +14,11 @@ from deploy.commands.options import (
     Overrides,
     Root,
     configured_settings,
-    module,
     read_settings,
     write_json,
 )
 from deploy.stack.options import REPOSITORY
 from flink_jobs.errors import EddyError
-
-bench = typer.Typer(help="Measure throughput, latency and state.", no_args_is_help=True)
-
-Seconds = Annotated[
-    float | None, typer.Option(min=1.0, help="How long each system is measured; else as documented")
-]
 
 
 def run(
@@ -62,6 +51,33 @@ def run(
     typer.echo(f"payments {settings.source.topic}  ->  alerts {settings.sink.alerts_topic}")
 
 
+def stop(
+    job_id: Annotated[
+        str | None, typer.Argument(help="Flink's id of the job; not needed where one runs.")
+    ] = None,
+    to: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Where the savepoint is written.")
+    ] = None,
+    as_json: AsJson = False,
+    root: Root = DEFAULT_ROOT,
+) -> None:
+    """Stop the job with a savepoint, from which `eddy run --savepoint` goes on."""
+    from deploy.stack import jobs, stack
+
+    state = stack.load_state(root)
+    running = [job.job_id for job in jobs.jobs(state) if job.state == "RUNNING"]
+    if job_id is None:
+        if len(running) != 1:
+            raise EddyError(f"expected one running job, found {len(running)}: name one {running}")
+        job_id = running[0]
+    path = jobs.savepoint(state, job_id, to, stop=True)
+    if as_json:
+        write_json({"job_id": job_id, "savepoint": path})
+        return
+    typer.echo(f"stopped  {job_id}")
+    typer.echo(f"go on    eddy run --savepoint {path}")
+
+
 def demo(
     seed: Annotated[int, typer.Option(min=0, help="Of the simulated payments.")] = 1,
     keep: Annotated[
@@ -77,79 +93,9 @@ def demo(
     moment leaves nothing behind.
     """
     settings = configured_settings(config, overrides)
-    code = module("deploy.demo.run").run_demo(settings, seed=seed, keep=keep, root=root)
-    raise typer.Exit(int(code or 0))
+    from deploy.demo.run import run_demo
 
-
-@bench.command()
-def throughput(
-    seconds: Seconds = None,
-    as_json: AsJson = False,
-    config: ConfigFile = None,
-    overrides: Overrides = None,
-    root: Root = DEFAULT_ROOT,
-) -> None:
-    """Drain a backlog from Kafka: eddy, a pass-through, the naive job, eddy without Triton."""
-    _bench("throughput", seconds, as_json, config, overrides, root)
-
-
-@bench.command()
-def latency(
-    seconds: Seconds = None,
-    as_json: AsJson = False,
-    config: ConfigFile = None,
-    overrides: Overrides = None,
-    root: Root = DEFAULT_ROOT,
-) -> None:
-    """Time from Kafka in to Kafka out at 5,000 payments/s, beside a pass-through."""
-    _bench("latency", seconds, as_json, config, overrides, root)
-
-
-@bench.command()
-def state(
-    seconds: Seconds = None,
-    as_json: AsJson = False,
-    config: ConfigFile = None,
-    overrides: Overrides = None,
-    root: Root = DEFAULT_ROOT,
-) -> None:
-    """Size of the state, checkpoints and throughput from 10,000 to 1,000,000 entities a kind."""
-    _bench("state", seconds, as_json, config, overrides, root)
-
-
-def _bench(
-    name: str,
-    seconds: float | None,
-    as_json: bool,
-    config: Path | None,
-    overrides: list[str] | None,
-    root: Path,
-) -> None:
-    settings = configured_settings(config, overrides)
-    report = module("deploy.bench").run_bench(name, settings, root=root, seconds=seconds)
-    if as_json:
-        write_json(report)
-        return
-    console = Console(highlight=False)
-    console.print(_systems(report["systems"]))
-    for ratio, value in report.get("ratios", {}).items():
-        console.print(f"{ratio}: {value:,.2f}")
-
-
-def _systems(systems: Mapping[str, Mapping[str, object]]) -> Table:
-    names = list(systems)
-    table = Table("", *names, box=None)
-    for figure in dict.fromkeys(key for system in systems.values() for key in system):
-        table.add_row(figure, *(_figure(systems[name].get(figure)) for name in names))
-    return table
-
-
-def _figure(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:,.1f}"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return "" if value is None else str(value)
+    raise typer.Exit(run_demo(settings, seed=seed, keep=keep, root=root))
 
 
 def train(context: typer.Context) -> None:

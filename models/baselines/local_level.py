@@ -16,7 +16,7 @@ GAUSSIAN = 0.0  # dof that turns the robust update off
 SHIFT = 1.5  # standard deviations of the level shift that the CUSUM looks for
 OUTLIER = 4.0
 LIMIT = 40.0  # nats; a CUSUM without a limit would take as long to fall as it rose
-CUT = 1.0152  # 1 / E min(z**2, 9) of a standard normal
+CUT = 1.0050  # 1 / E min(z**2, 9) of a standard normal
 CLIP = 3.0  # standard deviations that one event adds to the CUSUM at most
 
 

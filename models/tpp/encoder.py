@@ -29,6 +29,7 @@ from models.tpp.spec import (
 )
 
 TIMES = TIME_DOUBLINGS
+SCRATCH = ENCODER_HIDDEN + MEMORY  # what encoder_step needs to work in
 COUNT_DECAY: NDArray[np.float32] = np.exp(-1.0 / COUNT_CONSTANTS).astype(np.float32)
 
 
@@ -114,7 +115,7 @@ def encoder_step(memory, elapsed, zgap, ratio, is_first, mark, w1, b1, w2, b2, h
         b1: as in `Encoder`.
         w2: as in `Encoder`.
         b2: as in `Encoder`.
-        hidden: float32[96], scratch: the hidden layer, then what is added to the memory.
+        hidden: float32[SCRATCH], to work in: the hidden layer, then what is added to the memory.
     """
     for j in range(ENCODER_HIDDEN):
         hidden[j] = b1[j] + zgap * w1[0, j] + ratio * w1[1, j] + is_first * w1[2, j]

@@ -7,14 +7,16 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from typer.testing import CliRunner
 
 from deploy import alerts, simulate, submit
+from deploy.bench import run as bench_run
+from deploy.bench.plan import FULL, SHORT, Plan
 from deploy.cli import app, main
 from deploy.commands import options, run
+from deploy.demo import run as demo_run
 from deploy.stack import kafka, record, stack
 from deploy.stack.options import SERVICES, ServiceStatus, StackError, StackOptions
 from deploy.stack.record import StackState
@@ -306,35 +308,55 @@ def test_demo_passes_its_options_and_exit_code(eddy: Run, monkeypatch: pytest.Mo
 
     def run_demo(_settings: Settings, **given: object) -> int:
         asked.append(given)
-        return 1
+        return 130
 
-    fake = ModuleType("deploy.demo")
-    monkeypatch.setattr(fake, "run_demo", run_demo, raising=False)
-    monkeypatch.setitem(sys.modules, "deploy.demo", fake)
-    assert eddy("demo", "--seed", "7", "--keep").code == 1
+    monkeypatch.setattr(demo_run, "run_demo", run_demo)
+    assert eddy("demo", "--seed", "7", "--keep").code == 130
     assert asked == [{"seed": 7, "keep": True, "root": Path(".eddy")}]
 
 
-def test_bench_writes_json_or_a_table(eddy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    report = {
-        "systems": {
-            "eddy": {"payments_per_s": 60_000.5},
-            "naive": {"payments_per_s": 900, "x": "y"},
-        },
-        "ratios": {"eddy / naive": 66.667},
-    }
-    fake = ModuleType("deploy.bench")
-    monkeypatch.setattr(fake, "run_bench", lambda *_a, **_k: report, raising=False)
-    monkeypatch.setitem(sys.modules, "deploy.bench", fake)
+def test_bench_writes_json_or_a_table(
+    eddy: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[tuple[str, Plan, StackOptions]] = []
+
+    def run_bench(
+        name: str, settings: Settings, plan: Plan, options: StackOptions, progress: object
+    ) -> dict[str, object]:
+        del settings, progress
+        asked.append((name, plan, options))
+        return {
+            "systems": {"eddy": {"payments_per_s": 60_000}, "naive": {"payments_per_s": 900}},
+            "ratios": {"eddy / naive": 66},
+        }
+
+    monkeypatch.setattr(bench_run, "run_bench", run_bench)
     for name in ("throughput", "latency", "state"):
-        assert json.loads(eddy("bench", name, "--json").out) == report
-    lines = [line.split() for line in eddy("bench", "throughput").out.splitlines()]
-    assert lines == [
-        ["eddy", "naive"],
-        ["payments_per_s", "60,000.5", "900"],
-        ["x", "y"],
-        ["eddy", "/", "naive:", "66.67"],
+        assert json.loads(eddy("bench", name, "--json").out)["ratios"] == {"eddy / naive": 66}
+    assert [(name, plan) for name, plan, _ in asked] == [
+        ("throughput", FULL),
+        ("latency", FULL),
+        ("state", FULL),
     ]
+    assert asked[0][2].root == tmp_path / ".eddy" / "bench"
+    out = eddy("bench", "throughput", "--short", "--seconds", "5", "--systems", "eddy").out
+    assert "naive" in out
+    assert "eddy / naive: 66" in out
+    plan = asked[-1][1]
+    assert (plan.live_s, plan.systems, plan.warm_s) == (5, ("eddy",), SHORT.warm_s)
+
+
+def test_bench_without_a_result_says_why(eddy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_bench(*_: object) -> dict[str, object]:
+        raise ValueError("too little went through")
+
+    monkeypatch.setattr(bench_run, "run_bench", run_bench)
+    result = eddy("bench", "latency")
+    assert result.code == 1
+    assert result.err == "eddy: nothing to report: too little went through\n"
+    result = eddy("bench", "latency", "--systems", "other")
+    assert result.code == 1
+    assert result.err.startswith("eddy: --systems: expected systems of eddy")
 
 
 def test_a_missing_part_is_named() -> None:
@@ -355,7 +377,7 @@ def test_train_asks_for_its_environment(
     called: list[list[str]] = []
     monkeypatch.setattr("os.execve", lambda _path, command, _env: called.append(command))
     assert eddy("train", "--seed", "3").code == 0
-    assert called == [[str(python), "-m", "models.tpp.training", "--seed", "3"]]
+    assert called == [[str(python), "-m", "deploy.train", "--seed", "3"]]
 
 
 # ---- simulate ----

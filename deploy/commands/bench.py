@@ -1,0 +1,127 @@
+"""`eddy bench`: throughput, latency and state, side by side with other jobs on one stack."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from deploy.commands.options import (
+    DEFAULT_ROOT,
+    AsJson,
+    ConfigFile,
+    Overrides,
+    Root,
+    configured_settings,
+    write_json,
+)
+from deploy.commands.stack import stack_options
+from flink_jobs.errors import EddyError
+
+if TYPE_CHECKING:
+    from deploy.bench.plan import Plan
+
+app = typer.Typer(help="Measure throughput, latency and state.", no_args_is_help=True)
+
+Seconds = Annotated[
+    float | None, typer.Option(min=5.0, help="How long each system is measured once it is warm.")
+]
+Short = Annotated[
+    bool, typer.Option("--short", help="Half a minute each: shows that it works, no more.")
+]
+Systems = Annotated[
+    str | None,
+    typer.Option(metavar="A,B", help="Only these: eddy, no_triton, pass_through, naive."),
+]
+
+
+@app.command()
+def throughput(
+    seconds: Seconds = None,
+    short: Short = False,
+    systems: Systems = None,
+    as_json: AsJson = False,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    root: Root = DEFAULT_ROOT,
+) -> None:
+    """Drain a backlog: eddy, the same without Triton, a pass-through, the naive job (15 min)."""
+    plan = _plan(seconds, short, systems)
+    _bench("throughput", plan, as_json, config, overrides, root)
+
+
+@app.command()
+def latency(
+    seconds: Seconds = None,
+    short: Short = False,
+    systems: Systems = None,
+    as_json: AsJson = False,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    root: Root = DEFAULT_ROOT,
+) -> None:
+    """Time from Kafka in to Kafka out at 5,000 payments/s, beside a pass-through (18 min)."""
+    plan = _plan(seconds, short, systems)
+    _bench("latency", plan, as_json, config, overrides, root)
+
+
+@app.command()
+def state(
+    seconds: Seconds = None,
+    short: Short = False,
+    large: Annotated[
+        bool, typer.Option("--large", help="Recovery with 3 x 1,000,000 entities as well.")
+    ] = False,
+    as_json: AsJson = False,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    root: Root = DEFAULT_ROOT,
+) -> None:
+    """Size of the state, throughput by size, gaps in the output, and recovery (20 min)."""
+    plan = replace(_plan(seconds, short, None), recover_large=large)
+    _bench("state", plan, as_json, config, overrides, root)
+
+
+def _plan(seconds: float | None, short: bool, systems: str | None) -> Plan:
+    from deploy.bench.plan import FULL, SHORT
+
+    plan = SHORT if short else FULL
+    if seconds is not None:
+        plan = plan.measured_for(seconds)
+    if systems is not None:
+        try:
+            plan = replace(plan, systems=tuple(systems.split(",")))
+        except ValueError as error:
+            raise EddyError(f"--systems: {error}") from None
+    return plan
+
+
+def _bench(
+    name: str,
+    plan: Plan,
+    as_json: bool,
+    config: Path | None,
+    overrides: list[str] | None,
+    root: Path,
+) -> None:
+    """Run one benchmark; its progress goes to standard error."""
+    from deploy.bench.report import table, text
+    from deploy.bench.run import run_bench
+
+    settings = configured_settings(config, overrides)
+    progress = Console(stderr=True, highlight=False)
+    options = stack_options(settings, root / "bench")
+    try:
+        report = run_bench(name, settings, plan, options, progress.print)
+    except ValueError as error:
+        raise EddyError(f"nothing to report: {error}") from error
+    if as_json:
+        write_json(report)
+        return
+    console = Console(highlight=False)
+    console.print(table(report["systems"]))
+    for ratio, value in report["ratios"].items():
+        console.print(f"{ratio}: {text(value)}")

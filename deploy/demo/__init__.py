@@ -1,0 +1,1 @@
+"""The demo: everything started, known anomalies streamed, and what was found of them reported."""
