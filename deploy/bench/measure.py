@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from deploy.bench import statistics, workload
 from deploy.bench.jobs_under_test import System, system
 from deploy.bench.session import BACKLOG_MESSAGES, Live, Session, live
-from deploy.bench.statistics import Arrival, Sample
-from deploy.bench.watch import checkpoint_figures, timestamps_ms
+from deploy.bench.statistics import Arrival
+from deploy.bench.watch import checkpoint_figures, checkpoints_failed, timestamps_ms
 from deploy.stack import stack
 from deploy.stack.options import StackError
 from state.table import ROW_BYTES
@@ -20,6 +20,7 @@ Figures = dict[str, float | None]
 DELIVERIES = ("at_least_once", "exactly_once")
 SETTLE_S = 3.0  # after the last payment, for the outputs that are under way
 RECOVERY_TIMEOUT_S = 180.0
+FIRST_TIMEOUT_S = 120.0  # for a job that runs to let its first payment through
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +57,15 @@ def drain(session: Session, chosen: System, topic: str, backlog: int) -> Figures
     """Measure one system on a backlog of that many payments."""
     plan = session.plan
 
-    def done(samples: list[Sample]) -> bool:
-        last = samples[-1]
-        if last.payments <= 0:
-            return False
-        began_s = statistics.begin_s(samples)
-        return last.payments >= backlog or last.at_s > began_s + plan.until_s
-
     with session.job(chosen, topic, "exactly_once", BACKLOG_MESSAGES) as job:
-        samples = job.watch().until(done, plan.until_s + 120.0)
+        watch = job.watch()
+        samples = watch.until(lambda seen: seen[-1].payments > 0, FIRST_TIMEOUT_S)
+        end_s = statistics.begin_s(samples) + plan.until_s
+        failed = checkpoints_failed(session.state, job.job_id)
+        samples += watch.until(
+            lambda seen: seen[-1].payments >= backlog or seen[-1].at_s > end_s,
+            plan.until_s + FIRST_TIMEOUT_S,
+        )
         found = statistics.throughput(samples, plan.warm_s, plan.until_s, backlog)
         figures: Figures = {
             "payments_per_s": found.payments_per_s,
@@ -75,6 +76,7 @@ def drain(session: Session, chosen: System, topic: str, backlog: int) -> Figures
             "entities": job.entities(),
             # Alerts cost far more than scores: a run with many is another run.
             "alerts_per_million": statistics.ratio(job.alerts(), 1e-6 * samples[-1].payments),
+            "checkpoints_failed": checkpoints_failed(session.state, job.job_id) - failed,
             "cpu_us_per_payment": sum(found.cpu_us_per_payment.values()),
         }
         for part, used_us in found.cpu_us_per_payment.items():

@@ -204,6 +204,10 @@ def _alerts(alerts: Sequence[Received], width: int, lines: int) -> RenderableTyp
     table.add_column(width=reason_width)
     heads = [Text(h, style="dim") for h in ("event time", "entity", "score", "reason")]
     table.add_row(*heads)
+    if not alerts:
+        # The simulator's warm-up: every entity gets a history first.
+        hint = Text("none yet: the first third of the stream holds no anomaly", style="dim")
+        return Group(table, hint)
     for alert, reason in _fitting(alerts, reason_width, lines):
         text = Text(reason, style="yellow" if alert.degraded else "")
         entity = f"{alert.kind}/{alert.entity}"

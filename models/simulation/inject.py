@@ -18,6 +18,7 @@ from models.simulation.payments import (
     ECOM,
     Payments,
     device_name,
+    merchant_name,
     user_name,
 )
 from models.simulation.plan import Cast, Target
@@ -36,6 +37,10 @@ BOT_PAYMENTS = (40, 150)
 BOT_PERIOD_S = (5.0, 120.0)
 BOT_JITTER = (0.01, 0.03)
 SHARING_USERS = (12, 40)
+
+
+# A merchant takes part in an anomaly that is not its own from so many payments of it on.
+HIT_PAYMENTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,18 @@ def inject(
     made = makers[target.kind](target, people, cast, rng)
     payments = made.payments.by_time()
     payments.anomaly[:] = number
-    return Injection(payments, made.involved)
+    return Injection(payments, made.involved + _hit_merchants(target, payments))
+
+
+def _hit_merchants(target: Target, payments: Payments) -> tuple[tuple[str, str], ...]:
+    """Return the merchants that an anomaly of another entity pays several times."""
+    merchants, counts = np.unique(payments.merchant, return_counts=True)
+    hit = merchants[counts >= HIT_PAYMENTS].tolist()
+    return tuple(
+        ("merchant", merchant_name(one))
+        for one in hit
+        if target.entity_kind != "merchant" or one != target.entity
+    )
 
 
 def _times(target: Target, count: int, rng: np.random.Generator) -> NDArray[np.int64]:

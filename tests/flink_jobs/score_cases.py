@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import numba
 import numpy as np
 import orjson
+from numba import config
 from numpy.typing import NDArray
 
 from flink_jobs.alerts import ALERT, LATE, Output
@@ -24,7 +24,7 @@ from state.columns import Strings
 from state.events import EventBatch, hash_strings
 
 START_MS = 1_767_600_000_000  # 2026-01-05T08:00:00Z, a Monday
-COMPILED = not numba.config.DISABLE_JIT  # coverage runs the kernels as Python, far slower
+COMPILED = not config.DISABLE_JIT  # type: ignore[attr-defined]  # coverage runs the kernels as Python, far slower
 NOT_MONEY = ("event.value_transform=identity", "event.value_min=-1e15")
 
 
@@ -95,7 +95,10 @@ def answer_to(x: NDArray[np.float32]) -> NDArray[np.float32]:
     means = 0.3 * u[:, 4:8]
     log_sds = 0.3 + 0.2 * u[:, 8:12]
     marks = -1.0 - np.abs(u[:, 12:20])
-    return np.concatenate([weights, means, log_sds, marks], axis=1).astype(np.float32)
+    answer: NDArray[np.float32] = np.concatenate(
+        [weights, means, log_sds, marks], axis=1, dtype=np.float32, casting="same_kind"
+    )
+    return answer
 
 
 @dataclass
@@ -288,12 +291,7 @@ def assert_same_tables(found: ShardScorer, expected: ShardScorer) -> None:
         assert (mine.used, mine.cursor) == (other.used, other.cursor), f"kind {k}"
         used = mine.used
         for name in mine.rows.dtype.names or ():
-            assert mine.rows[name][:used].tobytes() == other.rows[name][:used].tobytes(), (
-                f"kind {k}, field {name}: rows "
-                f"{[r for r in range(used) if mine.rows[name][r].tobytes() != other.rows[name][r].tobytes()]}"
-            )
+            ours, theirs = mine.rows[name], other.rows[name]
+            differ = [r for r in range(used) if ours[r].tobytes() != theirs[r].tobytes()]
+            assert not differ, f"kind {k}, field {name}: rows {differ}"
     assert table_bytes(found) == table_bytes(expected)
-
-
-def moved(event: Event, by_s: float) -> Event:
-    return replace(event, at_s=event.at_s + by_s)

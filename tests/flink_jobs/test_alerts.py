@@ -11,6 +11,7 @@ import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from flink_jobs.advance import ADVANCED
 from flink_jobs.alerts import (
@@ -33,7 +34,7 @@ TAIL = (np.zeros(len(FUSED)), np.ones(len(FUSED)))
 
 
 @given(st.integers(-62_000_000_000_000, 253_000_000_000_000))
-@settings(derandomize=True, max_examples=300)
+@settings(derandomize=True, max_examples=300, deadline=None)
 def test_times_keep_every_millisecond(time_ms: int) -> None:
     text = rfc3339(time_ms)
     assert len(text) == 24
@@ -52,12 +53,13 @@ def alert(
     context: AlertContext = CONTEXT,
     entity: Entity = USER,
     place: EventPlace = PLACE,
-    tail: tuple[np.ndarray, np.ndarray] = TAIL,
+    tail: tuple[NDArray[np.float64], NDArray[np.float64]] = TAIL,
     **told: object,
 ) -> dict[str, Any]:
     record = np.zeros(1, ADVANCED)[0]
     usual: dict[str, object] = {
-        "time_ms": TIME_MS, "first_ms": TIME_MS - 86_400_000, "last_ms": TIME_MS - 7500, "events": 12, "timed": True,
+        "time_ms": TIME_MS, "first_ms": TIME_MS - 86_400_000, "last_ms": TIME_MS - 7500,
+        "events": 12, "timed": True,
         "value": math.log(5000.0), "typical": math.log(1000.0), "spread": 0.5,
         "log_gap": math.log(7.5), "gap_mean": math.log(9000.0), "partner_count": 17.4,
     }  # fmt: skip
@@ -122,7 +124,11 @@ def test_the_body_of_an_alert() -> None:
     [
         ("amount_up", "values have stayed above the typical 1000"),
         ("amount_down", "values have stayed below the typical 1000"),
-        ("burst", "events come at 8 times the expected rate or more: the last after 7.5 s, where 2.5 h is usual"),
+        (
+            "burst",
+            "events come at 8 times the expected rate or more: the last after 7.5 s, "
+            "where 2.5 h is usual",
+        ),
         ("surge", "events come faster and values are higher than the typical 1000"),
         ("regularity", "the gaps are too regular for this entity"),
         ("partners", "about 17 distinct partners, more than expected"),

@@ -30,7 +30,7 @@ from tests.flink_jobs.score_cases import START_MS
 ALPHA = 1e-4
 TAIL = Tail(0.0, 1.0)
 PRIOR = KindPrior(
-    tails={name: TAIL for name in (*FUSED, "silence")},
+    tails=dict.fromkeys((*FUSED, "silence"), TAIL),
     degraded_tails={name: Tail(0.0, 0.5) for name in (*FUSED, "silence")},
 )
 # One normal with mean 0.2 and sd exp(-0.5), four times; marks 0 and 1 usual, the others not.
@@ -144,9 +144,9 @@ def test_the_answer_is_kept_for_the_next_event() -> None:
 @pytest.mark.parametrize("column", ["amount", "amount_up", "amount_down", "rhythm", "partners"])
 def test_each_baseline_alone_can_alert(column: str) -> None:
     at = FUSED.index({"rhythm": "regularity"}.get(column, column))
-    decided = decide(with_prediction(table_of()), told_of(**{column: 30.0}), pack(ANSWER), model())[
-        0
-    ]
+    decided = decide(
+        with_prediction(table_of()), told_of(1, **{column: 30.0}), pack(ANSWER), model()
+    )[0]
     assert decided["verdict"] == ALERT
     assert decided["surprise"][at] == 30.0
     assert decided["log_p"] == pytest.approx(math.log(len(FUSED)) - 30.0, abs=1e-4)

@@ -1,4 +1,4 @@
-"""The combined p-value against the formula of the Cauchy test, and far beyond where it underflows."""
+"""The combined p-value against the Cauchy test's formula, and beyond where that underflows."""
 
 from __future__ import annotations
 

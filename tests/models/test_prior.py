@@ -20,7 +20,9 @@ def test_a_prior_comes_back(tmp_path: Path) -> None:
     prior = Prior(
         {
             "user": KindPrior(
-                value_mean=7.5, gap_mean=-1.25, profile=tuple(1.0 + h / HOURS for h in range(HOURS)),
+                value_mean=7.5,
+                gap_mean=-1.25,
+                profile=tuple(1.0 + h / HOURS for h in range(HOURS)),
                 tails={"burst": Tail(-3.5, 0.25)}, degraded_tails={"amount": Tail(1.0, 0.5)},
             ),
             "default": KindPrior(),

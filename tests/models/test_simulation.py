@@ -362,6 +362,11 @@ def test_injected_payments_are_the_labelled_ones(run: Run) -> None:
     assert len(injected) == int((run.payments.anomaly >= 0).sum())
 
 
+def _hit_merchants(payments: Payments) -> tuple[tuple[str, str], ...]:
+    merchants, counts = np.unique(payments.merchant, return_counts=True)
+    return tuple(("merchant", merchant_name(int(one))) for one in merchants[counts >= 3])
+
+
 def test_takeover(run: Run) -> None:
     people, logs = run.people.people, []
     for one in run.of_kind("takeover"):
@@ -371,7 +376,8 @@ def test_takeover(run: Run) -> None:
         assert one.end_ms - one.start_ms <= 90 * 60_000
         user = _number(one.entity)
         assert set(payments.user.tolist()) == {user}
-        assert one.involved == (("device", device_name(int(payments.device[0]))),)
+        device = ("device", device_name(int(payments.device[0])))
+        assert one.involved == (device, *_hit_merchants(payments))
         (device,) = set(payments.device.tolist())
         assert int((run.payments.device == device).sum()) == len(payments)
         assert not np.isin(payments.merchant, people.favourites[user]).any()
@@ -422,7 +428,8 @@ def test_bot_timing(run: Run) -> None:
         assert 4.9 < gap_s.mean() < 122
         assert 0.005 < gap_s.std() / gap_s.mean() < 0.04
         assert set(payments.user.tolist()) == {_number(one.entity)}
-        assert one.involved == (("device", device_name(int(payments.device[0]))),)
+        device = ("device", device_name(int(payments.device[0])))
+        assert one.involved == (device, *_hit_merchants(payments))
         user, merchant = _number(one.entity), payments.merchant
         people = run.people.people
         usual = people.merchant_log_amount[merchant] + people.log_level[user]
@@ -436,7 +443,8 @@ def test_shared_device(run: Run) -> None:
         users = np.unique(payments.user)
         assert 12 <= len(users) <= 40
         assert one.end_ms - one.start_ms <= 6 * 3_600_000
-        assert one.involved == tuple(("user", user_name(int(user))) for user in users)
+        named = tuple(("user", user_name(int(user))) for user in users)
+        assert one.involved == named + _hit_merchants(payments)
 
 
 def test_drift(run: Run, normal: Payments) -> None:

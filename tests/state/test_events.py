@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -69,7 +70,7 @@ def test_strings_are_a_list(strings: list[bytes], data: st.DataObject) -> None:
 
     def plain(some: Strings) -> list[bytes]:
         ends = some.offsets.tolist()
-        return [bytes(some.data[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
+        return [bytes(some.data[a:b]) for a, b in pairwise(ends)]
 
     assert plain(column) == strings
     assert plain(column.part(start, stop)) == strings[start:stop]
