@@ -159,7 +159,10 @@ class ScoreOperator(KeyedProcessFunction):
     def _scorer(self, shard: int) -> ShardScorer:
         if shard not in self._shards:
             store = _MapStore(self._state)
-            self._shards[shard] = ShardScorer(self._settings, self._models, store, self._client)
+            scorer = ShardScorer(self._settings, self._models, store, self._client)
+            self._shards[shard] = scorer
+            # After a fault the clock goes on from what was restored, also if no event comes.
+            self._seen[shard] = (_now_ms(), scorer.watermark_ms)
         return self._shards[shard]
 
     def _messages(self, outputs: Iterable[Any]) -> Iterator[Any]:

@@ -13,7 +13,7 @@ from tests.flink import running_job
 pytestmark = [pytest.mark.stack, pytest.mark.faults, pytest.mark.timeout(500)]
 
 RATE_PER_S = 400.0
-PAYMENTS = 16_000
+PAYMENTS = 60_000  # at most; it ends when all was seen
 OUTLIER_EVERY = 40
 SETTLING_S = 1.0  # time of a batch on its way, of deadlines and of the breaker
 BACK_WITHIN_S = 10.0
@@ -45,18 +45,17 @@ def test_payments_flow_on_without_triton_and_full_service_comes_back(stack: Stac
         assert job.metric("degraded") == 1
         restarting_s = time.time()
         servers.restart(stack.root, "triton")
-        ready_s = time.time()
         back_s = job.wait("full service is back", lambda: job.metric("degraded") == 0)
         before = job.metric("degraded_batches")
-        time.sleep(2.0)
-        assert job.metric("degraded_batches") == before
-        assert job.metric("in_flight") <= 50
         back_at_s = time.time()
-        feeder.finish()
+        time.sleep(5.0)
+        assert job.metric("degraded_batches") == before
+        sent = feeder.stop()
+        assert sent < PAYMENTS
         job.wait_until_read()
         assert job.status() == "RUNNING"
         assert job.restarts() == 0
-        assert job.metric("decided") == 3 * PAYMENTS
+        assert job.metric("decided") == 3 * sent
         alerts = [one.json() for one in job.alerts()]
         assert len(alerts) == job.metric("alerts")
     print(f"\ndegraded after {away_s - killed_s:.1f} s, back {back_s:.1f} s after Triton was ready")

@@ -17,6 +17,7 @@ import psutil
 from confluent_kafka import (
     Consumer,
     KafkaError,
+    KafkaException,
     Producer,
     TopicPartition,
 )
@@ -75,7 +76,9 @@ class RunningJob:
                  "degraded", "in_flight", "entities", "events")  # fmt: skip
         found = jobs.job_metrics(self.state, self.job_id, [f"eddy.{name}" for name in names])
         return {
-            name.rpartition(".")[2]: value for vertex in found.values() for name, value in vertex.items()
+            name.rpartition(".")[2]: value
+            for vertex in found.values()
+            for name, value in vertex.items()
         }
 
     def metric(self, name: str) -> float:
@@ -119,10 +122,16 @@ class RunningJob:
         """Return how many messages of the source's topic lie behind the committed offsets."""
         # Not by an admin client: confluent-kafka 2.16.1 crashes while the coordinator loads.
         with _consumer(self.state, self.settings.source.group_id) as consumer:
-            wanted = [TopicPartition(self.source, one) for one in _partitions(consumer, self.source)]
+            wanted = [
+                TopicPartition(self.source, one) for one in _partitions(consumer, self.source)
+            ]
+            try:
+                committed = consumer.committed(wanted, timeout=20.0)
+            except KafkaException:  # a young broker has no coordinator yet, so nothing is committed
+                committed = wanted
             return sum(
                 consumer.get_watermark_offsets(where, timeout=20.0)[1] - max(where.offset, 0)
-                for where in consumer.committed(wanted, timeout=20.0)
+                for where in committed
             )
 
     def read(self, topic: str) -> list[Message]:
@@ -145,7 +154,9 @@ class RunningJob:
         jobs.cancel_job(self.state, self.job_id)
 
 
-def settings_for(state: StackState, name: str, *overrides: str, path: Path | None = None) -> Settings:
+def settings_for(
+    state: StackState, name: str, *overrides: str, path: Path | None = None
+) -> Settings:
     """Return settings with topics and a group of their own, on the addresses of `state`."""
     return on_stack(
         load(
@@ -170,7 +181,7 @@ def create_topics(state: StackState, settings: Settings, partitions: int = 1) ->
     sink = settings.sink
     names = (sink.alerts_topic, sink.dead_letters_topic, sink.late_topic)
     topics = {settings.source.topic: partitions, **dict.fromkeys(names, 1)}
-    kafka.create_topics(state, topics, {name: TOPIC for name in topics})
+    kafka.create_topics(state, topics, dict.fromkeys(topics, TOPIC))
 
 
 @contextlib.contextmanager
@@ -262,13 +273,18 @@ class Feeder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
+        self.stop()
 
     def finish(self) -> None:
         """Wait until all is sent."""
         self._thread.join()
         assert len(self.sent_s) == len(self.messages)
+
+    def stop(self) -> int:
+        """Send no more, and return how many were sent."""
+        self._stop.set()
+        self._thread.join()
+        return len(self.sent_s)
 
     def _run(self) -> None:
         producer = _producer(self.state)
@@ -285,15 +301,15 @@ class Feeder:
 
 @dataclass
 class Follower:
-    """Notes when each committed alert becomes visible to a consumer.
+    """Notes when each committed alert of an event becomes visible to a consumer.
 
     Attributes:
-        seen_s: monotonic clock at which each alert came.
+        seen: monotonic clock, seconds, and offset of the event, for each alert.
     """
 
     state: StackState
     topic: str
-    seen_s: list[float] = field(default_factory=list)
+    seen: list[tuple[float, int]] = field(default_factory=list)
 
     def __enter__(self) -> Follower:
         self._stop = threading.Event()
@@ -305,15 +321,17 @@ class Follower:
         self._stop.set()
         self._thread.join()
 
-    def first_after(self, moment_s: float) -> float | None:
-        return next((seen for seen in self.seen_s if seen > moment_s), None)
+    def first_of(self, offset: int) -> float | None:
+        """Return when the first alert of the event at `offset`, or of a later one, was seen."""
+        return next((seen_s for seen_s, at in self.seen if at >= offset), None)
 
     def _run(self) -> None:
         with _consumer(self.state) as consumer:
             consumer.assign([TopicPartition(self.topic, 0, 0)])
             while not self._stop.is_set():
-                found = consumer.consume(1_000, 0.1)
-                self.seen_s += [time.monotonic()] * sum(one.error() is None for one in found)
+                found = [one for one in consumer.consume(1_000, 0.1) if one.error() is None]
+                offsets = (json.loads(one.value() or b"{}")["data"]["offset"] for one in found)
+                self.seen += [(time.monotonic(), at) for at in offsets if at is not None]
 
 
 def read(state: StackState, topic: str) -> list[Message]:

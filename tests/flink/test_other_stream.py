@@ -77,12 +77,19 @@ def test_a_metric_stream_needs_settings_and_no_code(stack: StackState, tmp_path:
         for alert in (one.json() for one in messages)
         if alert["data"]["offset"] == places[HOT].offset
     ]
-    assert {one["subject"] for one in hot} == {f"host/host-{HOT % HOSTS}", f"rack/rack-{HOT % HOSTS // 5}"}
+    assert {one["subject"] for one in hot} == {
+        f"host/host-{HOT % HOSTS}",
+        f"rack/rack-{HOT % HOSTS // 5}",
+    }
     for one in hot:
         data = one["data"]
         assert data["payment_id"] == str(HOT)
         assert data["detector"] == "amount"
         assert 70 < data["actual"]["value"] < 95
-        assert data["expected_values"]["low"] < data["typical"]["value"] < data["expected_values"]["high"]
+        assert (
+            data["expected_values"]["low"]
+            < data["typical"]["value"]
+            < data["expected_values"]["high"]
+        )
         assert data["expected_values"]["high"] < data["actual"]["value"]
     assert len(messages) < 10

@@ -46,11 +46,11 @@ def served(stack: StackState, old: str, new: str) -> Iterator[None]:
 
 def _as_json(config: str) -> str:
     """Turn the text form of a model's configuration into the JSON that Triton wants."""
-    from google.protobuf import json_format, text_format
+    from google.protobuf import json_format, text_format  # type: ignore[import-untyped]
     from tritonclient.grpc import model_config_pb2
 
     message = text_format.Parse(config, model_config_pb2.ModelConfig())
-    return json_format.MessageToJson(message, preserving_proto_field_name=True)
+    return str(json_format.MessageToJson(message, preserving_proto_field_name=True))
 
 
 @pytest.mark.parametrize(
