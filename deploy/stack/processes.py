@@ -144,13 +144,23 @@ def find_process(root: Path, service: str, pid: int, created: float) -> psutil.P
         # The start time is derived from the boot time, which a change of the clock moves: the
         # marks decide where they can be read.
         try:
-            environment = process.environ()
+            environment = _environment(process)
         except psutil.AccessDenied:
             return process if abs(process.create_time() - created) < 1.0 else None
     except psutil.Error:
         return None
     mine = environment.get(ROOT_MARK) == str(root) and environment.get(SERVICE_MARK) == service
     return process if mine else None
+
+
+def _environment(process: psutil.Process) -> dict[str, str]:
+    """Read a process's environment; while it executes a program there is none for a moment."""
+    deadline = time.monotonic() + 1.0
+    while True:
+        environment: dict[str, str] = process.environ()
+        if environment or time.monotonic() > deadline:
+            return environment
+        time.sleep(0.01)
 
 
 def find_marked(root: Path, service: str | None = None) -> list[psutil.Process]:
