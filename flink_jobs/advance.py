@@ -131,6 +131,7 @@ class KindEvents:
         value: float64[m], transformed; NaN is missing.
         mark: uint8[m]; 255 is none.
         partner: uint8[m], low 6 bits of the partner's hash; NO_PARTNER where there is none.
+        partner_hash: uint64[m], all of it, 0 where there is none; None where no component reads it.
     """
 
     event: NDArray[np.int32]
@@ -140,6 +141,7 @@ class KindEvents:
     value: NDArray[np.float64]
     mark: NDArray[np.uint8]
     partner: NDArray[np.uint8]
+    partner_hash: NDArray[np.uint64] | None = None
 
     def __len__(self) -> int:
         return len(self.event)
@@ -154,6 +156,7 @@ class KindEvents:
             self.value[keep],
             self.mark[keep],
             self.partner[keep],
+            None if self.partner_hash is None else self.partner_hash[keep],
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -11,8 +12,10 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from flink_jobs.components import HIGH, LOW, TYPICAL, reason_text
 from models.baselines.renewal import BURST
-from models.fusion import FUSED, calibrated_p
+from models.detectors import FUSED
+from models.fusion import calibrated_p
 
 ALERT = "alert"
 LATE = "late"
@@ -116,7 +119,9 @@ def _envelope(
     return Output(ALERT, entity.key, orjson.dumps(body))
 
 
-def _reason_text(name: str, told: np.void, back: _Back) -> str:
+def _reason_text(name: str, told: np.void, components: Mapping[str, float], back: _Back) -> str:
+    if name not in FUSED:
+        return reason_text(name, components, back)
     if name == "amount":
         return f"value {back(told['value']):.6g} where {back(told['typical']):.6g} is typical"
     if name in ("amount_up", "amount_down"):
@@ -158,6 +163,8 @@ def event_alert(
     tail: tuple[NDArray[np.float64], NDArray[np.float64]],
     model_version: str,
     degraded: bool,
+    names: Sequence[str] = FUSED,
+    components: Mapping[str, float] | None = None,
 ) -> Output:
     """Write the alert of an anomalous event.
 
@@ -170,7 +177,10 @@ def event_alert(
         tail: float64[D] offsets and slopes of the detectors' calibration.
         model_version: of the intensity model, empty where none answers.
         degraded: the intensity model took no part, though it should have.
+        names: of the D detectors.
+        components: what the kind's components told of the event.
     """
+    components = components or {}
     time_ms = int(told["time_ms"])
     back = _Back(context.log_values)
     p_values = [
@@ -183,16 +193,16 @@ def event_alert(
     order = np.argsort(-evidence, kind="stable")
     reasons = [
         {
-            "detector": FUSED[d],
+            "detector": names[d],
             "p_value": p_values[d],
             "weight": round(float(share[d]), 4),
-            "text": _reason_text(FUSED[d], told, back),
+            "text": _reason_text(names[d], told, components, back),
         }
         for d in order
         if d == order[0] or (p_values[d] < 0.05 and decided["surprise"][d] > 0.0)
     ]
     log_p = float(decided["log_p"])
-    typical, spread = float(told["typical"]), float(told["spread"])
+    low, typical, high = _expected(told, components)
     gap = (time_ms - int(told["last_ms"])) / 1000 if told["timed"] else None
     data: dict[str, object] = {
         "event_time": rfc3339(time_ms),
@@ -200,7 +210,7 @@ def event_alert(
         "score": round(log_p / math.log(context.alpha), 4),
         "p_value": math.exp(log_p),
         "threshold": context.alpha,
-        "detector": FUSED[int(order[0])],
+        "detector": names[int(order[0])],
         "reasons": reasons,
         "actual": {"value": _number(back(told["value"])), "gap_s": gap},
         "typical": {
@@ -208,8 +218,8 @@ def event_alert(
             "gap_s": _number(math.exp(told["gap_mean"])),
         },
         "expected_values": {
-            "low": _number(back(typical - BAND_Z * spread)),
-            "high": _number(back(typical + BAND_Z * spread)),
+            "low": _number(back(low)),
+            "high": _number(back(high)),
         },
         "degraded": degraded,
         "model_version": model_version,
@@ -220,6 +230,15 @@ def event_alert(
     }
     alert_id = _alert_id(context, entity, place.event_id, time_ms)
     return _envelope(context, entity, alert_id, time_ms, data)
+
+
+def _expected(told: np.void, components: Mapping[str, float]) -> tuple[float, float, float]:
+    """Return (low, typical, high) on the transformed scale, of a component where one tells it."""
+    typical = components.get(TYPICAL, math.nan)
+    if math.isfinite(typical):
+        return components.get(LOW, math.nan), typical, components.get(HIGH, math.nan)
+    typical, spread = float(told["typical"]), float(told["spread"])
+    return typical - BAND_Z * spread, typical, typical + BAND_Z * spread
 
 
 @dataclass(frozen=True, slots=True)

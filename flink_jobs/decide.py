@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -20,7 +21,8 @@ from models.baselines.renewal import (
     surge_step,
     wall_ms,
 )
-from models.fusion import DETECTORS, FUSED, fuse
+from models.detectors import DETECTORS, FUSED, votes
+from models.fusion import fuse
 from models.prior import KindPrior
 from models.tpp.mixture import mixture_log_survival, mixture_upper_quantile
 from state.table import MARKS, MIXTURE, NEVER_MS, Table
@@ -30,10 +32,11 @@ PREDICTION = np.dtype([("mixture", np.int16, MIXTURE), ("mark_surprise", np.uint
 MIXTURE_UNIT = 1024.0
 MARK_UNIT = 16.0
 
+CORE = len(FUSED)  # the components' surprises come after
 QUIET = 0
 ALERT = 1
 
-# What decide tells of one event of one entity.
+# What decide tells of one event of one entity, without components; see `decided_dtype`.
 DECIDED = np.dtype(
     [
         ("silence_ms", np.int64),  # when the silence before this event became one; else NEVER_MS
@@ -46,6 +49,19 @@ DECIDED = np.dtype(
     ],
     align=True,
 )
+
+
+@cache
+def decided_dtype(surprises: int) -> np.dtype[np.void]:
+    """Return DECIDED with room for `surprises`: those of the core, then the components'."""
+    if surprises == len(FUSED):
+        return DECIDED
+    names = DECIDED.names or ()
+    fields = [(name, (DECIDED.fields or {})[name][0]) for name in names]
+    wider = [
+        (name, *((np.float32, surprises) if name == "surprise" else (of,))) for name, of in fields
+    ]
+    return np.dtype((DECIDED.type, np.dtype(wider, align=True)))
 
 
 class DecideParameters(NamedTuple):
@@ -68,6 +84,7 @@ class DecideModel:
 
     Attributes:
         parameters: thresholds.
+        names: of the D surprises: FUSED, then the components'.
         offset: float64[2, D], calibration offsets with the intensity model, and without.
         slope: float64[2, D], calibration slopes likewise.
         bar: float64[2, D], surprise above which a detector alone may raise an alert.
@@ -75,6 +92,7 @@ class DecideModel:
     """
 
     parameters: DecideParameters
+    names: tuple[str, ...]
     offset: NDArray[np.float64]
     slope: NDArray[np.float64]
     bar: NDArray[np.float64]
@@ -91,6 +109,7 @@ class DecideModel:
         quiet_ms: int,
         silence_alpha: float | None,
         silence_min_events: int,
+        components: Sequence[str] = (),
     ) -> DecideModel:
         """Gather the model of a kind.
 
@@ -102,6 +121,7 @@ class DecideModel:
             quiet_ms: event time without anomaly after which an incident is over.
             silence_alpha: p-value of a silence; None where this kind's silences are not told.
             silence_min_events: events an entity must have had before its silence can be told.
+            components: names of the surprises of the kind's components; all of them vote.
 
         Raises:
             ValueError: a detector's name is not known.
@@ -109,12 +129,13 @@ class DecideModel:
         unknown = set(detectors) - set(DETECTORS)
         if unknown:
             raise ValueError(f"expected detectors of {DETECTORS}, found {sorted(unknown)}")
-        tails = [[prior.tail(name, degraded) for name in FUSED] for degraded in (False, True)]
+        names = (*FUSED, *components)
+        tails = [[prior.tail(name, degraded) for name in names] for degraded in (False, True)]
         offset = np.array([[t.offset for t in mode] for mode in tails])
         slope = np.array([[t.slope for t in mode] for mode in tails])
         bar = (offset - math.log(alpha)) / slope
         for d, name in enumerate(FUSED):
-            if name.replace("_up", "_shift").replace("_down", "_shift") not in detectors:
+            if not votes(name, detectors):
                 offset[:, d], slope[:, d], bar[:, d] = math.inf, 0.0, math.inf
         awaits = silence_alpha is not None and "silence" in detectors
         bars = [
@@ -126,7 +147,8 @@ class DecideModel:
             math.log(alpha), min_events, quiet_ms, awaits, silence_min_events,
             bars[0], z[0], bars[1], z[1],
         )  # fmt: skip
-        return cls(parameters, offset, slope, bar, cumulative_profile(np.array(prior.profile)))
+        cumulative = cumulative_profile(np.array(prior.profile))
+        return cls(parameters, names, offset, slope, bar, cumulative)
 
 
 def _normal_upper_quantile(surprise: float) -> float:
@@ -149,6 +171,7 @@ def decide(
     advanced: NDArray[np.void],
     predictions: NDArray[np.void] | None,
     model: DecideModel,
+    components: NDArray[np.float32] | None = None,
 ) -> NDArray[np.void]:
     """Score what `advance` told, with the predictions made before each event.
 
@@ -159,15 +182,18 @@ def decide(
         advanced: ADVANCED[m].
         predictions: PREDICTION[m], of the event after each; None where there was no answer.
         model: of the kind.
+        components: float32[m, S], the surprises of the kind's components; None where it has none.
 
     Returns:
-        DECIDED[m].
+        DECIDED[m], with D = 8 + S surprises.
     """
-    out = np.zeros(len(advanced), DECIDED)
+    out = np.zeros(len(advanced), decided_dtype(len(model.names)))
+    if components is None:
+        components = np.empty((len(advanced), 0), np.float32)
     answered = predictions is not None
     given = predictions if predictions is not None else np.empty(0, PREDICTION)
     _decide(
-        table.rows, table.deadline_ms, advanced, given, answered, model.parameters,
+        table.rows, table.deadline_ms, advanced, given, answered, components, model.parameters,
         model.offset, model.slope, model.bar, model.cumulative, out,
     )  # fmt: skip
     return out
@@ -275,7 +301,18 @@ def _judge(entity, time_ms, p, offset, slope, bar, out):  # type: ignore[no-unty
 
 @njit(cache=True, nogil=True)
 def _decide(  # type: ignore[no-untyped-def]
-    rows, deadline_ms, advanced, predictions, answered, p, offset, slope, bar, cumulative, decided
+    rows,
+    deadline_ms,
+    advanced,
+    predictions,
+    answered,
+    components,
+    p,
+    offset,
+    slope,
+    bar,
+    cumulative,
+    decided,
 ):
     params = np.empty(12)
     for i in range(len(advanced)):
@@ -294,6 +331,8 @@ def _decide(  # type: ignore[no-untyped-def]
         surprise[2] = told.amount_down
         surprise[4] = told.rhythm
         surprise[5] = told.partners
+        for s in range(components.shape[1]):
+            surprise[CORE + s] = components[i, s]
         mode = 0 if entity.predicted else 1
         if told.timed:
             _score_gap(entity, told, params, out)

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from flink_jobs.advance import AdvanceModel
+from flink_jobs.components import KindComponents
 from flink_jobs.decide import DecideModel
 from flink_jobs.errors import EddyError
 from flink_jobs.scorer import KindModel
 from flink_jobs.settings import Settings
+from models.baselines.registry import Context
 from models.prior import Prior, load_prior
 from models.tpp.encoder import Encoder
 
@@ -48,17 +50,21 @@ def kind_models(settings: Settings, encoder: Encoder, prior: Prior) -> list[Kind
     detection = settings.detection
     kinds = [kind for kind, _ in settings.event.entities]
     partners: Mapping[str, str] = dict(detection.partner_kinds)
+    named = dict(detection.components)
     models = []
     for kind in kinds:
         partner = partners.get(kind) if "partners" in detection.detectors else None
-        window_ms = detection.partner_window_s * 1000 if partner else None
+        window_ms = detection.partner_window_s * 1000
         own = prior.of(kind)
+        components = KindComponents.of(
+            named.get(kind, ()), Context(own, len(settings.event.marks), window_ms)
+        )
         silent = kind in detection.silence_kinds
         silence_alpha = detection.silence_false_alerts_per_million * 1e-6 if silent else None
         models.append(
             KindModel(
                 kind=kind,
-                advance=AdvanceModel.of(own, encoder, window_ms),
+                advance=AdvanceModel.of(own, encoder, window_ms if partner else None),
                 decide=DecideModel.of(
                     own,
                     alpha=detection.false_alerts_per_million * 1e-6,
@@ -67,11 +73,20 @@ def kind_models(settings: Settings, encoder: Encoder, prior: Prior) -> list[Kind
                     quiet_ms=detection.incident_quiet_s * 1000,
                     silence_alpha=silence_alpha,
                     silence_min_events=detection.silence_min_events,
+                    components=components.labels,
                 ),
                 partner=kinds.index(partner) if partner else None,
+                components=components,
+                hashed_partner=_hashed_partner(kinds, partners.get(kind), components),
             )
         )
     return models
+
+
+def _hashed_partner(
+    kinds: list[str], partner: str | None, components: KindComponents
+) -> int | None:
+    return kinds.index(partner) if partner and components.reads_partner else None
 
 
 def load_models(settings: Settings) -> list[KindModel]:

@@ -28,6 +28,7 @@ from flink_jobs.alerts import (
     rfc3339,
     silence_alert,
 )
+from flink_jobs.components import NO_COMPONENTS, KindComponents, walk
 from flink_jobs.decide import ALERT, PREDICTION, DecideModel, decide, pack, sweep
 from flink_jobs.intensity_protocol import IntensityClient, Ticket
 from flink_jobs.lateness import PartitionClocks
@@ -36,9 +37,11 @@ from models.tpp.spec import INPUT
 from state.columns import Strings
 from state.events import EventBatch
 from state.log import (
+    COMPONENTS,
     LoggedBatch,
     ShardLog,
     Store,
+    components_form,
     decode_answers,
     encode_answers,
     encode_batch,
@@ -58,12 +61,16 @@ class KindModel:
         advance: baselines and encoder.
         decide: thresholds and calibration.
         partner: index of the kind whose entities are this one's partners, or None.
+        components: those that the settings name for the kind.
+        hashed_partner: index of the kind whose hashes they read as partners, or None.
     """
 
     kind: str
     advance: AdvanceModel
     decide: DecideModel
     partner: int | None
+    components: KindComponents = NO_COMPONENTS
+    hashed_partner: int | None = None
 
     def digest(self) -> str:
         """Return a digest of the weights and moments that a replay of the log would use."""
@@ -83,13 +90,24 @@ class Observer(Protocol):
         """Take the records of one kind in one batch."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What advancing told of one kind: ADVANCED[m], and float32[m, tells] by component."""
+
+    core: NDArray[np.void]
+    components: tuple[NDArray[np.float32], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.core)
+
+
 @dataclass(slots=True)
 class _Pending:
     """A batch that is advanced and not yet decided."""
 
     seq: int
     batch: LoggedBatch
-    told: list[NDArray[np.void]]
+    told: list[_Told]
     x: NDArray[np.float32]
     former: list[NDArray[np.void]]  # by kind, whom this batch took rows from
     ticket: Ticket | None = None
@@ -120,9 +138,15 @@ class ShardScorer:
         self._observer = observer
         state = settings.state
         self.tables = [
-            Table.empty(state.initial_entities, state.max_entities, state.ttl_s * 1000)
-            for _ in models
+            Table.empty(
+                state.initial_entities,
+                state.max_entities,
+                state.ttl_s * 1000,
+                model.components.layout,
+            )
+            for model in models
         ]
+        self._hashed = sorted({m.hashed_partner for m in models if m.hashed_partner is not None})
         self._log = ShardLog(
             store, len(models), state.page_rows, state.log_ratio, state.log_min_bytes
         )
@@ -140,6 +164,7 @@ class ShardScorer:
         self._part = max(1, triton.max_in_flight // 2 * triton.max_rows // len(models))
         self._patience_s = 2e-3 * triton.timeout_ms  # every answer has come, or failed, by then
         self.counters: Counter[str] = Counter()
+        self.changes: list[str] = []  # components that joined or left at the restore, in words
         self.seq = 0
         self.degraded = False
         self._restore()
@@ -289,6 +314,7 @@ class ShardScorer:
             fresh=fresh,
             event_id=batch.event_id,
             names=tuple(batch.ids[k].only(fresh[k]) for k in kinds),
+            hashes={k: _known_hashes(batch, k) for k in self._hashed},
         )
         self.counters["entities_new"] += int(np.count_nonzero(fresh))
         return logged, former
@@ -302,16 +328,17 @@ class ShardScorer:
 
     def _advance(
         self, batch: LoggedBatch, newer: list[NDArray[np.bool_]] | None
-    ) -> tuple[list[NDArray[np.void]], NDArray[np.float32]]:
+    ) -> tuple[list[_Told], NDArray[np.float32]]:
         """Advance every kind; `newer` (bool[n] by kind) leaves out what pages hold already."""
         events = [
-            _kind_events(batch, k, None if newer is None else newer[k])
-            for k in range(len(self._models))
+            _kind_events(batch, k, None if newer is None else newer[k], model.hashed_partner)
+            for k, model in enumerate(self._models)
         ]
         x = np.empty((sum(map(len, events)), INPUT), np.float32)
         told, at = [], 0
         for table, mine, model in zip(self.tables, events, self._models, strict=True):
-            told.append(advance(table, mine, model.advance, x[at : at + len(mine)]))
+            core = advance(table, mine, model.advance, x[at : at + len(mine)])
+            told.append(_Told(core, walk(table, model.components, mine)))
             at += len(mine)
         return told, x
 
@@ -323,14 +350,14 @@ class ShardScorer:
         self.counters["degraded_batches"] += self.degraded
         self.counters["decided"] += sum(map(len, pending.told))
         found: list[tuple[int, Output]] = []
-        for k, model in enumerate(self._models):
-            told = pending.told[k]
+        for k in range(len(self._models)):
+            told = pending.told[k].core
             mine = None if predictions is None else predictions[k]
-            decided = decide(self.tables[k], told, mine, model.decide)
+            decided = self._decide_kind(k, pending.told[k], mine)
             if self._observer is not None:
                 self._observer(k, told, decided)
             for i in np.flatnonzero(decided["verdict"] == ALERT).tolist():
-                alert = self._event_alert(pending, k, told[i], decided[i])
+                alert = self._event_alert(pending, k, i, decided[i])
                 found.append((int(told[i]["event"]), alert))
             for i in np.flatnonzero(decided["silence_ms"] != NEVER_MS).tolist():
                 alert = self._ended_silence(pending, k, told[i], decided[i])
@@ -339,6 +366,13 @@ class ShardScorer:
             self.counters["alerts"] += 1
             yield alert
         yield from self._sweep(pending)
+
+    def _decide_kind(
+        self, k: int, told: _Told, predictions: NDArray[np.void] | None
+    ) -> NDArray[np.void]:
+        model = self._models[k]
+        components = model.components.surprises(told.components) if told.components else None
+        return decide(self.tables[k], told.core, predictions, model.decide, components)
 
     def _split(
         self, pending: _Pending, answer: NDArray[np.float32] | None
@@ -395,9 +429,10 @@ class ShardScorer:
         entity = Entity(self._models[k].kind, id_of(holder))
         return silence_alert(self._context, entity, silence, self._client.model_version)
 
-    def _event_alert(self, pending: _Pending, k: int, told: np.void, decided: np.void) -> Output:
+    def _event_alert(self, pending: _Pending, k: int, at: int, decided: np.void) -> Output:
+        model, mine = self._models[k], pending.told[k]
+        told = mine.core[at]
         batch, i = pending.batch, int(told["event"])
-        model = self._models[k]
         mode = int(decided["unaided"])
         return event_alert(
             self._context,
@@ -408,6 +443,8 @@ class ShardScorer:
             (model.decide.offset[mode], model.decide.slope[mode]),
             self._client.model_version,
             self._unaided(self.degraded or (mode == 1 and told["events"] > 1)),
+            model.decide.names,
+            model.components.told(mine.components, at),
         )
 
     def _unaided(self, unaided: bool) -> bool:
@@ -425,6 +462,9 @@ class ShardScorer:
             "partner_kinds": [list(pair) for pair in detection.partner_kinds],
             "partner_window_s": detection.partner_window_s,
             "model": [model.digest() for model in self._models],
+            COMPONENTS: components_form(
+                {m.kind: table for m, table in zip(self._models, self.tables, strict=True)}
+            ),
         }
 
     # -- after a fault -----------------------------------------------------------------------
@@ -432,6 +472,7 @@ class ShardScorer:
     def _restore(self) -> None:
         """Fill the tables from pages, replay what is newer, and ask again for what was open."""
         restored = self._log.restore(self.tables, self._form())
+        self.changes = restored.changes
         page_rows = self._settings.state.page_rows
         for seq, batch, record in restored.batches:
             newer, former = [], []
@@ -462,7 +503,7 @@ class ShardScorer:
     def _decide_again(
         self,
         batch: LoggedBatch,
-        told: list[NDArray[np.void]],
+        told: list[_Told],
         newer: list[NDArray[np.bool_]],
         predictions: list[NDArray[np.void]] | None,
     ) -> None:
@@ -471,7 +512,7 @@ class ShardScorer:
             mine = None
             if predictions is not None:
                 mine = predictions[k][newer[k][batch.row[k] >= 0]]
-            decide(self.tables[k], told[k], mine, model.decide)
+            self._decide_kind(k, told[k], mine)
             sweep(self.tables[k], batch.watermark_ms, model.decide)
 
 
@@ -499,8 +540,17 @@ def _empty(topic: str, kinds: int) -> EventBatch:
     )
 
 
-def _kind_events(batch: LoggedBatch, k: int, newer: NDArray[np.bool_] | None) -> KindEvents:
+def _known_hashes(batch: EventBatch, k: int) -> NDArray[np.uint64]:
+    """Return uint64[n], the hashes of the entities of kind k; 0 where the event has none."""
+    return np.where(np.diff(batch.ids[k].offsets) > 0, batch.hashes[k], np.uint64(0))
+
+
+def _kind_events(
+    batch: LoggedBatch, k: int, newer: NDArray[np.bool_] | None, hashed: int | None
+) -> KindEvents:
     mine = batch.row[k] >= 0 if newer is None else newer
+    # A log of form 1 has no hashes: its events are replayed as if they had no partner.
+    hashes = None if hashed is None else batch.hashes.get(hashed)
     return KindEvents(
         event=np.flatnonzero(mine).astype(np.int32),
         row=batch.row[k][mine],
@@ -509,4 +559,5 @@ def _kind_events(batch: LoggedBatch, k: int, newer: NDArray[np.bool_] | None) ->
         value=batch.value[mine],
         mark=batch.mark[mine],
         partner=batch.partner[k][mine],
+        partner_hash=None if hashes is None else hashes[mine],
     )

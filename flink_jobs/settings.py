@@ -9,6 +9,7 @@ carry the rules. Nothing reads the environment at import.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import re
@@ -20,6 +21,7 @@ from typing import Annotated
 
 from flink_jobs.settings_reader import (
     Dotted,
+    Lists,
     Matches,
     Pairs,
     Range,
@@ -30,9 +32,12 @@ from flink_jobs.settings_reader import (
     one_of,
     to_plain,
 )
+from models.baselines.registry import REGISTRY
+from models.detectors import DETECTORS
 
 __all__ = [
     "DEFAULTS",
+    "DETECTORS",
     "DetectionSettings",
     "EventSettings",
     "FlinkSettings",
@@ -50,6 +55,7 @@ __all__ = [
 DEFAULTS = Path(__file__).with_name("eddy.toml")
 PREFIX = "EDDY_"
 MASK = "********"
+MOST_COMPONENTS = 8  # of one kind
 _SECRET = re.compile(r"password|passphrase|secret|token|jaas|credential|\.key$|user\.info")
 
 _YEAR_MS = 366 * 86_400_000
@@ -61,17 +67,6 @@ _POINTER = Matches(
 _TOPIC = Matches(r"(?!\.\.?$)[A-Za-z0-9._-]{1,249}", "a Kafka topic (letters, digits, . _ -)")
 _NAME = Matches(r"[A-Za-z0-9._-]{1,249}", "a name of letters, digits, . _ -")
 _KINDS = Matches(_KIND, "kinds of entities in small letters")
-
-DETECTORS = (
-    "amount",
-    "amount_shift",
-    "burst",
-    "regularity",
-    "partners",
-    "mark",
-    "surge",
-    "silence",
-)
 
 
 @dataclass(frozen=True)
@@ -162,7 +157,11 @@ class StateSettings:
 
 @dataclass(frozen=True)
 class DetectionSettings:
-    """When to alert; `partner_kinds` pairs a kind with the kind of its partners."""
+    """When to alert.
+
+    `partner_kinds` pairs a kind with the kind of its partners, `components` with what is computed
+    for it beside the core.
+    """
 
     false_alerts_per_million: Annotated[float, Range(1e-6, 100_000)]
     detectors: Annotated[tuple[str, ...], Size(1, len(DETECTORS)), one_of(*DETECTORS)]
@@ -173,6 +172,7 @@ class DetectionSettings:
     incident_quiet_s: Annotated[int, Range(1, 366 * 86_400)]
     partner_window_s: Annotated[int, Range(1, 366 * 86_400)]
     partner_kinds: Annotated[Pairs, Size(0, 8), _KINDS, Values(_KIND, "kinds of entities")]
+    components: Annotated[Lists, Size(0, 8), _KINDS]
 
 
 @dataclass(frozen=True)
@@ -327,12 +327,15 @@ def _check_together(settings: Settings) -> list[str]:
     asked = [
         *(("detection.silence_kinds", kind) for kind in detection.silence_kinds),
         *(("detection.partner_kinds", kind) for pair in detection.partner_kinds for kind in pair),
+        *(("detection.components", kind) for kind, _ in detection.components),
     ]
     for path, kind in asked:
         expect(
             kind in kinds,
             f'{path}: expected kinds of [event.entities] ({", ".join(kinds)}), found "{kind}"',
         )
+    for kind, names in detection.components:
+        problems += _check_components(kind, names)
     expect(
         event.value_min < event.value_max,
         f"event.value_min: expected less than event.value_max = {event.value_max:.15g},"
@@ -377,4 +380,18 @@ def _check_together(settings: Settings) -> list[str]:
         f"state.initial_entities: expected at most state.max_entities ="
         f" {settings.state.max_entities}, found {settings.state.initial_entities}",
     )
+    return problems
+
+
+def _check_components(kind: str, names: Sequence[str]) -> list[str]:
+    path, known = f"detection.components.{kind}", sorted(REGISTRY)
+    problems = []
+    for name in names:
+        if name not in REGISTRY:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+            problems.append(f"{path}: unknown component {name}; {hint}")
+    if len(set(names)) != len(names) or len(names) > MOST_COMPONENTS:
+        found = ", ".join(names)
+        problems.append(f"{path}: expected up to {MOST_COMPONENTS} names, each once, found {found}")
     return problems

@@ -19,6 +19,9 @@ from flink_jobs.errors import EddyError
 Pairs = tuple[tuple[str, str], ...]
 """A table of strings in its written order."""
 
+Lists = tuple[tuple[str, tuple[str, ...]], ...]
+"""A table of lists of strings in its written order."""
+
 T = TypeVar("T")
 
 
@@ -143,8 +146,8 @@ class Key:
 
     @property
     def is_table(self) -> bool:
-        """Whether the value is a table of strings."""
-        return self.type == Pairs
+        """Whether the value is a table, of strings or of lists of them."""
+        return self.type in (Pairs, Lists)
 
     @property
     def is_dotted(self) -> bool:
@@ -241,7 +244,8 @@ class Reader(Generic[T]):
             inner = entry[0].replace("_", ".") if key.is_dotted and in_environment else entry[0]
             table = self._values.get(key.path)
             old = _flatten(table) if key.is_dotted and isinstance(table, Mapping) else table
-            self._set(key, {**(old if isinstance(old, Mapping) else {}), inner: text}, where)
+            value = _parse_list(text) if key.type == Lists else text
+            self._set(key, {**(old if isinstance(old, Mapping) else {}), inner: value}, where)
 
     def build(self) -> T:
         """Convert and check every value.
@@ -306,8 +310,18 @@ def _parse_text(key: Key, text: str) -> object:
     """Read text as the type of the key; what cannot be read stays text, and is refused later."""
     if key.type in (str, str | None):
         return text
-    if get_origin(key.type) is tuple and not key.is_table and not text.startswith("["):
+    if get_origin(key.type) is tuple and not key.is_table:
+        return _parse_list(text)
+    return _parse_toml(text)
+
+
+def _parse_list(text: str) -> object:
+    if not text.startswith("["):
         return [part.strip() for part in text.split(",") if part.strip()]
+    return _parse_toml(text)
+
+
+def _parse_toml(text: str) -> object:
     try:
         return tomllib.loads(f"v = {text}")["v"]
     except tomllib.TOMLDecodeError:
@@ -330,14 +344,26 @@ def _convert(key: Key, value: object) -> tuple[object, str | None]:
         if not isinstance(value, str):
             return value, "text in quotes"
         return value if kind is str else value or None, None
+    if key.type == Lists:
+        return _convert_lists(value)
     if key.is_table:
         table = _flatten(value) if key.is_dotted and isinstance(value, Mapping) else value
         if not isinstance(table, Mapping) or not all(isinstance(v, str) for v in table.values()):
             return (), 'a table of text, such as {name = "text"}'
         return tuple((str(k), str(v)) for k, v in table.items()), None
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+    if not _is_list(value):
         return (), 'a list of text, such as ["a", "b"]'
-    return tuple(value), None
+    return tuple(value), None  # type: ignore[arg-type]
+
+
+def _convert_lists(value: object) -> tuple[object, str | None]:
+    if not isinstance(value, Mapping) or not all(_is_list(one) for one in value.values()):
+        return (), 'a table of lists of text, such as {name = ["a", "b"]}'
+    return tuple((str(name), tuple(one)) for name, one in value.items()), None
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def _flatten(table: Mapping[str, object], prefix: str = "") -> dict[str, object]:
@@ -358,7 +384,9 @@ def to_plain(settings: object) -> dict[str, dict[str, object]]:
     plain: dict[str, dict[str, object]] = {}
     for key in keys_of(type(settings)).values():
         value = getattr(getattr(settings, key.section), key.name)
-        if key.is_table:
+        if key.type == Lists:
+            value = {name: list(one) for name, one in value}
+        elif key.is_table:
             value = dict(value)
         elif isinstance(value, tuple):
             value = list(value)

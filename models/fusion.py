@@ -10,19 +10,9 @@ import math
 
 from numba import njit
 
-# In the order of the kernel's columns; silence is decided alone, by a timer.
-FUSED = ("amount", "amount_up", "amount_down", "burst", "regularity", "partners", "mark", "surge")
-# The names in the settings; the shift is looked for both ways.
-DETECTORS = (
-    "amount",
-    "amount_shift",
-    "burst",
-    "regularity",
-    "partners",
-    "mark",
-    "surge",
-    "silence",
-)
+from models.detectors import DETECTORS, FUSED
+
+__all__ = ["DETECTORS", "FUSED", "calibrated_p", "fuse"]
 
 
 @njit(cache=True)

@@ -19,20 +19,23 @@ import json
 import struct
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from state.columns import ColumnReader, Strings, write_columns
-from state.table import MEMORY, ROW, ROW_BYTES, ROW_VERSION, Table
+from state.table import MEMORY, ROW, ROW_VERSION, Table
 
-LOG_VERSION = 1
+LOG_VERSION = 2  # since 2 a batch keeps hashes of partners where a component reads them
 FORM_KEY = 0
+COMPONENTS = "components"  # in the form: by kind and name, version/fingerprint of each part
 _EVENTS = struct.Struct("<4sHHIIqq")  # magic, version, kinds, events, partitions, 2 times
 _ANSWERS = struct.Struct("<4sHH?xxx")  # magic, version, kinds, answered
 _PAGE = struct.Struct("<4sHHIIq")  # magic, row version, kind, first row, rows, batch
+_PARTS = struct.Struct("<q")  # of a page: how many parts' columns follow the rows
+_PART = struct.Struct("<QQ")  # of each: fingerprint, bytes of a record
 
 
 class Store(Protocol):
@@ -69,6 +72,7 @@ class LoggedBatch:
         fresh: bool[K, n].
         event_id: n strings.
         names: K columns, the ids of the events where `fresh` is set, in order.
+        hashes: by kind whose ids are partners that a component reads, uint64[n]; 0 is none.
     """
 
     topic: str
@@ -87,6 +91,7 @@ class LoggedBatch:
     fresh: NDArray[np.bool_]
     event_id: Strings
     names: tuple[Strings, ...]
+    hashes: Mapping[int, NDArray[np.uint64]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.time_ms)
@@ -104,7 +109,7 @@ def encode_batch(batch: LoggedBatch) -> bytes:
         len(batch.clocks),
         batch.watermark_ms,
         batch.late_ms,
-    ) + struct.pack("<H", len(topic))
+    ) + struct.pack("<HH", len(topic), sum(1 << kind for kind in batch.hashes))
     columns: list[NDArray[Any] | Strings] = [
         batch.clocks,
         batch.used,
@@ -119,20 +124,24 @@ def encode_batch(batch: LoggedBatch) -> bytes:
         batch.fresh,
         batch.event_id,
         *batch.names,
+        *(batch.hashes[kind] for kind in sorted(batch.hashes)),
     ]
     return write_columns(head + topic, columns)
 
 
 def decode_batch(data: bytes) -> LoggedBatch:
-    """Read a batch record.
+    """Read a batch record, of this version or one before.
 
     Raises:
         ValueError: the record's version is not known.
     """
     magic, version, kinds, n, partitions, watermark_ms, late_ms = _EVENTS.unpack_from(data)
     _check("event log", magic, b"EdLb", version, LOG_VERSION)
-    at = _EVENTS.size + 2
     (topic_bytes,) = struct.unpack_from("<H", data, _EVENTS.size)
+    at, hashed = _EVENTS.size + 2, 0
+    if version > 1:
+        (hashed,) = struct.unpack_from("<H", data, at)
+        at += 2
     read = ColumnReader(data, at + topic_bytes)
     clocks = read.take(np.int64, partitions)
     used, cursor = read.take(np.int64, kinds), read.take(np.int64, kinds)
@@ -144,9 +153,10 @@ def decode_batch(data: bytes) -> LoggedBatch:
     fresh = read.take(np.bool_, kinds * n).reshape(kinds, n)
     event_id = read.strings(n)
     names = tuple(read.strings(int(np.count_nonzero(f))) for f in fresh)
+    hashes = {kind: read.take(np.uint64, n) for kind in range(kinds) if hashed >> kind & 1}
     return LoggedBatch(
         data[at : at + topic_bytes].decode(), watermark_ms, late_ms, clocks, used, cursor,
-        time_ms, value, offset, partition, row, mark, partner, fresh, event_id, names,
+        time_ms, value, offset, partition, row, mark, partner, fresh, event_id, names, hashes,
     )  # fmt: skip
 
 
@@ -170,7 +180,7 @@ def decode_answers(data: bytes, dtype: np.dtype[np.void]) -> list[NDArray[np.voi
 
 
 def _check(what: str, magic: bytes, expected: bytes, version: int, current: int) -> None:
-    if magic != expected or version != current:
+    if magic != expected or not 1 <= version <= current:
         raise ValueError(
             f"{what}: expected {expected!r} of version {current}, found {magic!r} of version "
             f"{version}; restore with the release that wrote it, or with one that migrates it"
@@ -184,10 +194,12 @@ class Restored:
     Attributes:
         batches: (seq, batch record, answer record or None), in order.
         page_seq: by kind, int64[pages], the batch up to which each page's rows are current.
+        changes: what the job's components have more or less than the stored state, in words.
     """
 
     batches: list[tuple[int, LoggedBatch, bytes | None]]
     page_seq: list[NDArray[np.int64]]
+    changes: list[str]
 
 
 class ShardLog:
@@ -227,7 +239,7 @@ class ShardLog:
     def _account(self, seq: int, size: int, tables: Sequence[Table]) -> None:
         self._sizes.append((seq, size))
         self.bytes += size
-        rows = ROW_BYTES * sum(table.used for table in tables)
+        rows = sum(table.stored_bytes * table.used for table in tables)
         self.debt = min(
             self.debt + size * rows / max(self._min_bytes, self._ratio * rows, 1.0), float(rows)
         )
@@ -245,8 +257,11 @@ class ShardLog:
             # After a restore the oldest page comes first: a job that often fails still ends rounds.
             self._next = int(np.concatenate([*self._page_seq, [seq]]).argmin())
         pages = sum(len(s) for s in self._page_seq)
+        round_bytes = self._page_rows * sum(
+            table.stored_bytes * len(s) for table, s in zip(tables, self._page_seq, strict=True)
+        )
         written = 0
-        while self.debt > 0 and pages and written <= ROW_BYTES * self._page_rows * pages:
+        while self.debt > 0 and pages and written <= round_bytes:
             kind, page = self._at(self._next % pages)
             record = _encode_page(tables[kind], kind, page, self._page_rows, seq)
             self._store.put(_page_key(kind, page, len(tables)), record)
@@ -309,8 +324,8 @@ class ShardLog:
                 answers[seq] = value
             else:
                 events[seq] = decode_batch(value)
-        _check_form(form, found, bool(events or pages))
-        if found is None:
+        changes = _check_form(form, found, bool(events or pages))
+        if found is None or changes:
             self._store.put(FORM_KEY, json.dumps(dict(form)).encode())
         order = sorted(events)
         self._sizes = deque((seq, sizes[seq]) for seq in order)
@@ -325,22 +340,59 @@ class ShardLog:
         return Restored(
             [(seq, events[seq], answers.get(seq)) for seq in order],
             [seqs.copy() for seqs in self._page_seq],
+            changes,
         )
 
 
 def _check_form(
     form: Mapping[str, object], found: Mapping[str, object] | None, stored: bool
-) -> None:
+) -> list[str]:
+    """Refuse a stored state of another form; tell the components that joined or left since."""
     if found is None:
         if stored:
             raise ValueError("state: expected a record of its form, found none; it is damaged")
-        return
+        return []
     for name, value in form.items():
-        if found.get(name) != value:
+        if name != COMPONENTS and found.get(name) != value:
             raise ValueError(
                 f"state: it was written with {name} = {found.get(name)!r}, this job has {value!r}; "
                 "start with the old value, or without the savepoint"
             )
+    return _changed_components(_components(found), _components(form))
+
+
+def components_form(tables: Mapping[str, Table]) -> dict[str, dict[str, str]]:
+    """Name the components of each kind as the form keeps them."""
+    return {
+        kind: {part.name: f"{part.version}/{part.fingerprint:016x}" for part in table.layout}
+        for kind, table in tables.items()
+        if table.layout
+    }
+
+
+def _components(form: Mapping[str, object]) -> dict[tuple[str, str], str]:
+    kinds = form.get(COMPONENTS) or {}
+    assert isinstance(kinds, Mapping)
+    return {(kind, name): mark for kind, parts in kinds.items() for name, mark in parts.items()}
+
+
+def _changed_components(
+    old: Mapping[tuple[str, str], str], new: Mapping[tuple[str, str], str]
+) -> list[str]:
+    changes = []
+    for kind, name in sorted({*old, *new}):
+        was, now = old.get((kind, name)), new.get((kind, name))
+        if was is None:
+            changes.append(f"component {name} joins kind {kind}: it begins from the prior")
+        elif now is None:
+            changes.append(f"component {name} leaves kind {kind}: what it knew is dropped")
+        elif was != now:
+            raise ValueError(
+                f"state: component {name} of kind {kind} was written as {was} (version/form and "
+                f"prior), this job has {now}; start with the old release and prior, or without the "
+                "component once, from a savepoint of which it can join again from the prior"
+            )
+    return changes
 
 
 def _page_key(kind: int, page: int, kinds: int) -> int:
@@ -350,9 +402,15 @@ def _page_key(kind: int, page: int, kinds: int) -> int:
 def _encode_page(table: Table, kind: int, page: int, page_rows: int, seq: int) -> bytes:
     first = page * page_rows
     last = min(first + page_rows, table.used)
+    layout = table.layout
     head = _PAGE.pack(b"EdPg", ROW_VERSION, kind, first, last - first, seq)
+    head += _PARTS.pack(len(layout))
+    head += b"".join(_PART.pack(part.fingerprint, part.dtype.itemsize) for part in layout)
     part = slice(first, last)
-    return write_columns(head, [table.rows[part], table.memory[part], table.deadline_ms[part]])
+    columns = [table.rows[part], table.memory[part], table.deadline_ms[part]]
+    for records, begun in zip(table.parts, table.begun, strict=True):
+        columns += [records[part], begun[part]]
+    return write_columns(head, columns)
 
 
 def _decode_page(data: bytes, tables: Sequence[Table], page_rows: int) -> tuple[int, int, int]:
@@ -363,9 +421,22 @@ def _decode_page(data: bytes, tables: Sequence[Table], page_rows: int) -> tuple[
     table = tables[kind]
     table.restore_room(first + count)
     table.used = max(table.used, first + count)
-    read = ColumnReader(data, _PAGE.size)
+    at, stored = _PAGE.size, []
+    if version > 1:
+        (parts,) = _PARTS.unpack_from(data, at)
+        at += _PARTS.size
+        stored = [_PART.unpack_from(data, at + i * _PART.size) for i in range(parts)]
+        at += parts * _PART.size
+    read = ColumnReader(data, at)
     part = slice(first, first + count)
     table.rows[part] = read.records(ROW, count)
     table.memory[part] = read.take(np.float32, count * MEMORY).reshape(count, MEMORY)
     table.deadline_ms[part] = read.take(np.int64, count)
+    mine = {one.fingerprint: j for j, one in enumerate(table.layout)}
+    for fingerprint, record_bytes in stored:
+        records, begun = read.take(np.uint8, count * record_bytes), read.take(np.uint8, count)
+        if fingerprint in mine:
+            j = mine[fingerprint]
+            table.parts[j][part] = records.view(table.layout[j].dtype)
+            table.begun[j][part] = begun
     return kind, first // page_rows, seq

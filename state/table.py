@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -14,7 +16,7 @@ from state.events import hash_strings
 
 T = TypeVar("T", bound=np.generic)
 
-ROW_VERSION = 1
+ROW_VERSION = 2  # of a page; since 2 the components' records stand beside the row
 ID_BYTES = 64
 MEMORY = 64
 MIXTURE = 12
@@ -77,6 +79,33 @@ FORMER = np.dtype(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A column of records that one component keeps beside the rows.
+
+    Attributes:
+        name: of the component, as the settings name it.
+        version: of the meaning of its records.
+        dtype: structured, of one record; zeros before the entity's first event.
+        parameters: digest of the numbers that a replay of the log would use.
+    """
+
+    name: str
+    version: int
+    dtype: np.dtype[np.void]
+    parameters: str = ""
+
+    @property
+    def fingerprint(self) -> int:
+        """The part in 64 bits: pages are read only by the part that wrote them."""
+        fields = [
+            (name, str(kind), offset)
+            for name, (kind, offset, *_) in sorted((self.dtype.fields or {}).items())
+        ]
+        text = repr((self.name, self.version, self.parameters, self.dtype.itemsize, fields))
+        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
 @dataclass(slots=True)
 class Table:
     """The entities of one kind.
@@ -86,6 +115,10 @@ class Table:
         memory: float32[capacity, 64], the history encoder's state of each row.
         deadline_ms: int64[capacity], event time before which the entity's silence is no surprise;
             NEVER_MS where none is awaited or it was told. A column of its own, for it is swept.
+        layout: the components' parts, in the order of the settings.
+        parts: by part, its dtype[capacity]: one record for each row.
+        begun: by part, uint8[capacity], 0 where the record has seen no event: a component that
+            joined an old state begins from the prior with the entity's next event.
         hashes: uint64[capacity], hash of each row's id.
         seen_ms: int64[capacity], latest event time interned; runs ahead of the row's `last_ms`
             within a batch, equal to it between batches.
@@ -99,6 +132,9 @@ class Table:
     rows: NDArray[np.void]
     memory: NDArray[np.float32]
     deadline_ms: NDArray[np.int64]
+    layout: tuple[Part, ...]
+    parts: list[NDArray[np.void]]
+    begun: list[NDArray[np.uint8]]
     hashes: NDArray[np.uint64]
     seen_ms: NDArray[np.int64]
     slots: NDArray[np.int32]
@@ -108,13 +144,16 @@ class Table:
     ttl_ms: int
 
     @classmethod
-    def empty(cls, capacity: int, limit: int, ttl_ms: int) -> Table:
+    def empty(cls, capacity: int, limit: int, ttl_ms: int, layout: Sequence[Part] = ()) -> Table:
         """Make a table with room for `capacity` entities that grows up to `limit`."""
         capacity = min(max(capacity, 64), limit)
         table = cls(
             rows=np.zeros(capacity, ROW),
             memory=np.zeros((capacity, MEMORY), np.float32),
             deadline_ms=np.full(capacity, NEVER_MS),
+            layout=tuple(layout),
+            parts=[np.zeros(capacity, part.dtype) for part in layout],
+            begun=[np.zeros(capacity, np.uint8) for _ in layout],
             hashes=np.zeros(capacity, np.uint64),
             seen_ms=np.zeros(capacity, np.int64),
             slots=np.empty(0, np.int32),
@@ -126,6 +165,11 @@ class Table:
         table.rebuild_index()
         return table
 
+    @property
+    def stored_bytes(self) -> int:
+        """What an entity takes in a page."""
+        return ROW_BYTES + sum(part.dtype.itemsize + 1 for part in self.layout)
+
     def hold(self, count: int) -> None:
         """Make room for `count` entities in all, within the limit; the index may become stale."""
         need = min(count, self.limit)
@@ -135,6 +179,8 @@ class Table:
             self.memory = _grown(self.memory, capacity)
             self.deadline_ms = _grown(self.deadline_ms, capacity)
             self.deadline_ms[self.used :] = NEVER_MS
+            self.parts = [_grown(part, capacity) for part in self.parts]
+            self.begun = [_grown(begun, capacity) for begun in self.begun]
             self.hashes = _grown(self.hashes, capacity)
             self.seen_ms = _grown(self.seen_ms, capacity)
 
@@ -156,8 +202,7 @@ class Table:
         self.seen_ms[: self.used] = np.maximum(
             self.seen_ms[: self.used], self.rows["last_ms"][: self.used]
         )
-        size = 1 << int(max(4 * len(self.rows) - 1, 255)).bit_length()
-        self.slots = np.full(size, -1, np.int32)
+        self.slots = np.full(_slots(len(self.rows)), -1, np.int32)
         _index(self.slots, self.hashes, self.used)
 
     def intern(
@@ -228,6 +273,32 @@ class Table:
         self.hashes[:used] = hash_strings(Strings(names[kept], offsets))
         self.seen_ms[:used] = self.rows["last_ms"][:used]
         self.rebuild_index()
+
+
+def memory_bytes(entities: int, initial: int, layout: Sequence[Part] = ()) -> dict[str, int]:
+    """Return what a table holds in memory for `entities`, by what it is for, in bytes.
+
+    Args:
+        entities: that the table has taken in, one after the other.
+        initial: rows it began with; it doubles when they are used up.
+        layout: the components' parts.
+
+    Returns:
+        Bytes by "row", "memory", the name of each part, and "index" (hashes, times of last sight,
+        deadlines, and the open hash table).
+    """
+    capacity = max(initial, 64)
+    while capacity < entities:
+        capacity *= 2
+    index = 3 * 8 * capacity + 4 * _slots(capacity)
+    found = {"row": ROW.itemsize * capacity, "memory": 4 * MEMORY * capacity}
+    found |= {part.name: (part.dtype.itemsize + 1) * capacity for part in layout}
+    return found | {"index": index}
+
+
+def _slots(capacity: int) -> int:
+    """Return the size of the index: a power of two, at most a quarter of it in use."""
+    return 1 << int(max(4 * capacity - 1, 255)).bit_length()
 
 
 def id_of(record: np.void) -> str:

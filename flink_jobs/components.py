@@ -1,0 +1,163 @@
+"""The components that the settings name: their columns in the table, their walk, their reasons."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from flink_jobs.advance import KindEvents
+from models.baselines.component import NO_PARTNER, Component
+from models.baselines.registry import REGISTRY, Context, label
+from state.table import Part, Table
+
+# What a component may tell beside surprises, for alerts: on the scale of the transformed value.
+TYPICAL, LOW, HIGH = "typical", "low", "high"
+
+
+@dataclass(frozen=True, slots=True)
+class KindComponents:
+    """The components of one entity kind, in the order of the settings.
+
+    Attributes:
+        components: with their parameters.
+        layout: their parts of the table.
+        labels: names of all their surprises, in order: the columns after those of the core.
+        columns: by component, int64[s], where its surprises stand among what it tells.
+        reads_partner: one of them reads the partner's hash.
+    """
+
+    components: tuple[Component, ...]
+    layout: tuple[Part, ...]
+    labels: tuple[str, ...]
+    columns: tuple[NDArray[np.int64], ...]
+    reads_partner: bool
+
+    @classmethod
+    def of(cls, names: Sequence[str], context: Context) -> KindComponents:
+        """Build the components that `names` asks for."""
+        components = tuple(REGISTRY[name].build(context) for name in names)
+        return cls(
+            components,
+            tuple(Part(c.name, c.version, c.state, _digest(c.parameters)) for c in components),
+            tuple(label(c.name, surprise) for c in components for surprise in c.surprises),
+            tuple(np.array([c.tells.index(s) for s in c.surprises], int) for c in components),
+            any(REGISTRY[name].reads_partner for name in names),
+        )
+
+    def surprises(self, tells: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Return float32[m, S], the columns of `labels`, of what the components told."""
+        return np.concatenate(
+            [out[:, columns] for out, columns in zip(tells, self.columns, strict=True)], axis=1
+        )
+
+    def told(self, tells: Iterable[NDArray[np.float32]], i: int) -> dict[str, float]:
+        """Return what the components told of event i; of equal names the first counts."""
+        found: dict[str, float] = {}
+        for component, out in zip(self.components, tells, strict=True):
+            for name, value in zip(component.tells, out[i].tolist(), strict=True):
+                found.setdefault(label(component.name, name), value)
+                found.setdefault(name, value)
+        return found
+
+
+NO_COMPONENTS = KindComponents((), (), (), (), False)
+
+
+def walk(table: Table, kind: KindComponents, events: KindEvents) -> tuple[NDArray[np.float32], ...]:
+    """Score `events` with the components of their kind and update their records in `table`.
+
+    One call with all events equals a call for each of them.
+
+    Args:
+        table: changed in its parts.
+        kind: the components.
+        events: m events.
+
+    Returns:
+        By component, float32[m, len(tells)].
+    """
+    if not kind.components:
+        return ()
+    n = len(events)
+    partner = events.partner_hash
+    if partner is None:
+        partner = np.full(n, NO_PARTNER, np.uint64)
+    tells = []
+    begins = np.empty(n, np.bool_)
+    for component, records, begun in zip(kind.components, table.parts, table.begun, strict=True):
+        out = np.zeros((n, len(component.tells)), np.float32)
+        _begin(events.row, events.fresh, begun, begins)
+        component.walk(
+            records, events.row, begins, events.time_ms, events.value, events.mark, partner,
+            component.parameters, out,
+        )  # fmt: skip
+        tells.append(out)
+    return tuple(tells)
+
+
+@njit(cache=True, nogil=True)
+def _begin(row, fresh, begun, begins):  # type: ignore[no-untyped-def]
+    """Let a record begin with the entity's first event, or with its first since it joined."""
+    for i in range(len(row)):
+        begins[i] = fresh[i] or begun[row[i]] == 0
+        begun[row[i]] = 1
+
+
+def reason_text(name: str, told: dict[str, float], back: Callable[[float], float]) -> str:
+    """Write the sentence of a reason.
+
+    Args:
+        name: of the surprise, as `label` gives it.
+        told: what the components told of the event.
+        back: turns a transformed value into one as found in the events.
+    """
+    component, _, surprise = name.partition(".")
+    entry = REGISTRY.get(component)
+    text = entry.texts.get(surprise) if entry is not None else None
+    if text is None:
+        return f"{surprise.replace('_', ' ')} is not as this entity's history suggests"
+    fields = {
+        tell.partition(".")[2]: _Number(value, back)
+        for tell, value in told.items()
+        if tell.startswith(f"{component}.")
+    }
+    return text.format_map(fields)
+
+
+class _Number:
+    """A number in a sentence; {x:value} is turned back to the events' scale."""
+
+    def __init__(self, value: float, back: Callable[[float], float]) -> None:
+        self._value, self._back = value, back
+
+    def __format__(self, spec: str) -> str:
+        if not math.isfinite(self._value):
+            return "unknown"
+        if spec == "value":
+            return f"{self._back(self._value):.6g}"
+        return format(self._value, spec or ".3g")
+
+
+def _digest(parameters: object) -> str:
+    """Return a digest of a NamedTuple of numbers, texts and arrays, nested as they may be."""
+    digest = hashlib.blake2b(digest_size=8)
+
+    def add(value: object) -> None:
+        if isinstance(value, np.ndarray):
+            digest.update(f"{value.dtype.str}{value.shape}".encode())
+            digest.update(np.ascontiguousarray(value).tobytes())
+        elif isinstance(value, tuple | list):
+            digest.update(f"{len(value)}(".encode())
+            for one in value:
+                add(one)
+        else:
+            digest.update(f"{value!r};".encode())
+
+    add(parameters)
+    return digest.hexdigest()
