@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,7 +109,7 @@ def _begin(row, fresh, begun, begins):  # type: ignore[no-untyped-def]
         begun[row[i]] = 1
 
 
-def reason_text(name: str, told: dict[str, float], back: Callable[[float], float]) -> str:
+def reason_text(name: str, told: Mapping[str, float], back: Callable[[float], float]) -> str:
     """Write the sentence of a reason.
 
     Args:

@@ -56,12 +56,11 @@ def decided_dtype(surprises: int) -> np.dtype[np.void]:
     """Return DECIDED with room for `surprises`: those of the core, then the components'."""
     if surprises == len(FUSED):
         return DECIDED
-    names = DECIDED.names or ()
-    fields = [(name, (DECIDED.fields or {})[name][0]) for name in names]
-    wider = [
-        (name, *((np.float32, surprises) if name == "surprise" else (of,))) for name, of in fields
+    fields = [
+        (name, (np.dtype(np.float32), (surprises,))) if name == "surprise" else (name, of)
+        for name, of in ((name, DECIDED[name]) for name in DECIDED.names or ())
     ]
-    return np.dtype((DECIDED.type, np.dtype(wider, align=True)))
+    return np.dtype((DECIDED.type, np.dtype(fields, align=True)))
 
 
 class DecideParameters(NamedTuple):

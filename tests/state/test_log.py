@@ -106,14 +106,14 @@ ADVICE = "restore with the release that wrote it, or with one that migrates it"
 def test_a_batch_record_of_another_version_is_refused() -> None:
     data = bytearray(encode_batch(logged(2)))
     struct.pack_into("<H", data, 4, 99)
-    with pytest.raises(ValueError, match=f"event log: .* of version 1, found .* 99; {ADVICE}"):
+    with pytest.raises(ValueError, match=f"event log: .* of version 2, found .* 99; {ADVICE}"):
         decode_batch(bytes(data))
 
 
 def test_an_answer_record_of_another_version_is_refused() -> None:
     data = bytearray(encode_answers(None, 1))
     struct.pack_into("<H", data, 4, 99)
-    with pytest.raises(ValueError, match=f"answer log: .* of version 1, found .* 99; {ADVICE}"):
+    with pytest.raises(ValueError, match=f"answer log: .* of version 2, found .* 99; {ADVICE}"):
         decode_answers(bytes(data), ANSWER)
     with pytest.raises(ValueError, match="answer log: expected b'EdLa'"):
         decode_answers(encode_batch(logged(2)), ANSWER)
