@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -12,7 +12,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from flink_jobs.components import HIGH, LOW, TYPICAL, reason_text
+from flink_jobs.components import EventTells
 from models.baselines.renewal import BURST
 from models.detectors import FUSED
 from models.fusion import calibrated_p
@@ -119,9 +119,9 @@ def _envelope(
     return Output(ALERT, entity.key, orjson.dumps(body))
 
 
-def _reason_text(name: str, told: np.void, components: Mapping[str, float], back: _Back) -> str:
+def _reason_text(name: str, told: np.void, components: EventTells, back: _Back) -> str:
     if name not in FUSED:
-        return reason_text(name, components, back)
+        return components.reason(name, float(told["value"]), back)
     if name == "amount":
         return f"value {back(told['value']):.6g} where {back(told['typical']):.6g} is typical"
     if name in ("amount_up", "amount_down"):
@@ -164,7 +164,7 @@ def event_alert(
     model_version: str,
     degraded: bool,
     names: Sequence[str] = FUSED,
-    components: Mapping[str, float] | None = None,
+    components: EventTells | None = None,
 ) -> Output:
     """Write the alert of an anomalous event.
 
@@ -180,7 +180,7 @@ def event_alert(
         names: of the D detectors.
         components: what the kind's components told of the event.
     """
-    components = components or {}
+    components = components or EventTells()
     time_ms = int(told["time_ms"])
     back = _Back(context.log_values)
     p_values = [
@@ -202,7 +202,8 @@ def event_alert(
         if d == order[0] or (p_values[d] < 0.05 and decided["surprise"][d] > 0.0)
     ]
     log_p = float(decided["log_p"])
-    low, typical, high = _expected(told, components)
+    own = float(told["typical"]), float(told["spread"])
+    typical, spread = components.expected() or own
     gap = (time_ms - int(told["last_ms"])) / 1000 if told["timed"] else None
     data: dict[str, object] = {
         "event_time": rfc3339(time_ms),
@@ -218,8 +219,8 @@ def event_alert(
             "gap_s": _number(math.exp(told["gap_mean"])),
         },
         "expected_values": {
-            "low": _number(back(low)),
-            "high": _number(back(high)),
+            "low": _number(back(typical - BAND_Z * spread)),
+            "high": _number(back(typical + BAND_Z * spread)),
         },
         "degraded": degraded,
         "model_version": model_version,
@@ -230,15 +231,6 @@ def event_alert(
     }
     alert_id = _alert_id(context, entity, place.event_id, time_ms)
     return _envelope(context, entity, alert_id, time_ms, data)
-
-
-def _expected(told: np.void, components: Mapping[str, float]) -> tuple[float, float, float]:
-    """Return (low, typical, high) on the transformed scale, of a component where one tells it."""
-    typical = components.get(TYPICAL, math.nan)
-    if math.isfinite(typical):
-        return components.get(LOW, math.nan), typical, components.get(HIGH, math.nan)
-    typical, spread = float(told["typical"]), float(told["spread"])
-    return typical - BAND_Z * spread, typical, typical + BAND_Z * spread
 
 
 @dataclass(frozen=True, slots=True)

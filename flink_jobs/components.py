@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +15,6 @@ from flink_jobs.advance import KindEvents
 from models.baselines.component import NO_PARTNER, Component
 from models.baselines.registry import REGISTRY, Context, label
 from state.table import Part, Table
-
-# What a component may tell beside surprises, for alerts: on the scale of the transformed value.
-TYPICAL, LOW, HIGH = "typical", "low", "high"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +39,8 @@ class KindComponents:
     def of(cls, names: Sequence[str], context: Context) -> KindComponents:
         """Build the components that `names` asks for."""
         components = tuple(REGISTRY[name].build(context) for name in names)
+        built = [component.name for component in components]
+        assert built == list(names), f"expected components named {names}, found {built}"
         return cls(
             components,
             tuple(Part(c.name, c.version, c.state, _digest(c.parameters)) for c in components),
@@ -55,15 +54,6 @@ class KindComponents:
         return np.concatenate(
             [out[:, columns] for out, columns in zip(tells, self.columns, strict=True)], axis=1
         )
-
-    def told(self, tells: Iterable[NDArray[np.float32]], i: int) -> dict[str, float]:
-        """Return what the components told of event i; of equal names the first counts."""
-        found: dict[str, float] = {}
-        for component, out in zip(self.components, tells, strict=True):
-            for name, value in zip(component.tells, out[i].tolist(), strict=True):
-                found.setdefault(label(component.name, name), value)
-                found.setdefault(name, value)
-        return found
 
 
 NO_COMPONENTS = KindComponents((), (), (), (), False)
@@ -109,25 +99,48 @@ def _begin(row, fresh, begun, begins):  # type: ignore[no-untyped-def]
         begun[row[i]] = 1
 
 
-def reason_text(name: str, told: Mapping[str, float], back: Callable[[float], float]) -> str:
-    """Write the sentence of a reason.
+@dataclass(frozen=True, slots=True)
+class EventTells:
+    """What the components told of one event, as alerts need it.
 
-    Args:
-        name: of the surprise, as `label` gives it.
-        told: what the components told of the event.
-        back: turns a transformed value into one as found in the events.
+    Attributes:
+        kind: the components.
+        tells: by component, float32[m, len(tells)].
+        event: index of the event among the m.
     """
-    component, _, surprise = name.partition(".")
-    entry = REGISTRY.get(component)
-    text = entry.texts.get(surprise) if entry is not None else None
-    if text is None:
-        return f"{surprise.replace('_', ' ')} is not as this entity's history suggests"
-    fields = {
-        tell.partition(".")[2]: _Number(value, back)
-        for tell, value in told.items()
-        if tell.startswith(f"{component}.")
-    }
-    return text.format_map(fields)
+
+    kind: KindComponents = NO_COMPONENTS
+    tells: tuple[NDArray[np.float32], ...] = ()
+    event: int = 0
+
+    def expected(self) -> tuple[float, float] | None:
+        """Return mean and standard deviation of the transformed value, of the first that knows."""
+        for component, told in self._by_component():
+            pair = REGISTRY[component.name].expected
+            if pair is not None and all(math.isfinite(told[name]) for name in pair):
+                return told[pair[0]], told[pair[1]]
+        return None
+
+    def reason(self, name: str, actual: float, back: Callable[[float], float]) -> str:
+        """Write the sentence of a reason.
+
+        Args:
+            name: of the surprise, as `label` gives it.
+            actual: the event's transformed value.
+            back: turns a transformed value into one as found in the events.
+        """
+        for component, told in self._by_component():
+            for surprise in component.surprises:
+                text = REGISTRY[component.name].texts.get(surprise)
+                if label(component.name, surprise) == name and text is not None:
+                    numbers = {key: _Number(x, back) for key, x in told.items()}
+                    return text.format(**{"actual": _Number(actual, back)} | numbers)
+        return f"{name.replace('_', ' ')} is not as this entity's history suggests"
+
+    def _by_component(self) -> Iterator[tuple[Component, dict[str, float]]]:
+        for component, out in zip(self.kind.components, self.tells, strict=True):
+            told = out[self.event].tolist()
+            yield component, dict(zip(component.tells, told, strict=True))
 
 
 class _Number:

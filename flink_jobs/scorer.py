@@ -28,7 +28,7 @@ from flink_jobs.alerts import (
     rfc3339,
     silence_alert,
 )
-from flink_jobs.components import NO_COMPONENTS, KindComponents, walk
+from flink_jobs.components import NO_COMPONENTS, EventTells, KindComponents, walk
 from flink_jobs.decide import ALERT, PREDICTION, DecideModel, decide, pack, sweep
 from flink_jobs.intensity_protocol import IntensityClient, Ticket
 from flink_jobs.lateness import PartitionClocks
@@ -444,7 +444,7 @@ class ShardScorer:
             self._client.model_version,
             self._unaided(self.degraded or (mode == 1 and told["events"] > 1)),
             model.decide.names,
-            model.components.told(mine.components, at),
+            EventTells(model.components, mine.components, at),
         )
 
     def _unaided(self, unaided: bool) -> bool:

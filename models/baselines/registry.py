@@ -37,22 +37,27 @@ class Entry:
         build: makes it, with all parameters in it.
         reads_partner: the log then keeps 8 bytes of each event's partner for a replay.
         texts: by surprise, the sentence of a reason in an alert; {tell} stands for what the
-            component told, in the unit of its documentation, and {tell:value} for a value as found
-            in the events.
+            component told, in the unit of its documentation, {tell:value} for a transformed value
+            as found in the events, and {actual} for the event's own value.
+        expected: the two of `tells` that are mean and standard deviation of the predicted
+            transformed value, for the alert's band; None where the component predicts no value.
     """
 
     build: Callable[[Context], Component]
     reads_partner: bool = False
     texts: Mapping[str, str] = field(default_factory=dict)
+    expected: tuple[str, str] | None = None
 
 
 REGISTRY: dict[str, Entry] = {}
 
 
-def label(component: str, surprise: str) -> str:
-    """Name a component's surprise as calibration and alerts do.
+def label(component: str, tell: str) -> str:
+    """Name what a component tells as calibration and alerts do: never the same for two components.
 
-    >>> label("markov", "transition")
-    'markov.transition'
+    >>> label("markov", "transition"), label("counts", "counts_low")
+    ('markov.transition', 'counts_low')
     """
-    return f"{component}.{surprise}"
+    if tell == component or tell.startswith(f"{component}_"):
+        return tell
+    return f"{component}.{tell}"
