@@ -160,6 +160,8 @@ class ScoreOperator(KeyedProcessFunction):
         if shard not in self._shards:
             store = _MapStore(self._state)
             scorer = ShardScorer(self._settings, self._models, store, self._client)
+            for change in scorer.changes:
+                logging.getLogger(__name__).warning("shard %d: %s", shard, change)
             self._shards[shard] = scorer
             # After a fault the clock goes on from what was restored, also if no event comes.
             self._seen[shard] = (_now_ms(), scorer.watermark_ms)

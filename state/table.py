@@ -275,25 +275,27 @@ class Table:
         self.rebuild_index()
 
 
-def memory_bytes(entities: int, initial: int, layout: Sequence[Part] = ()) -> dict[str, int]:
-    """Return what a table holds in memory for `entities`, by what it is for, in bytes.
+def memory_bytes(
+    entities: int, initial: int, limit: int, layout: Sequence[Part] = ()
+) -> tuple[int, dict[str, int]]:
+    """Return the rows that a table has room for, and what each takes.
 
     Args:
         entities: that the table has taken in, one after the other.
         initial: rows it began with; it doubles when they are used up.
+        limit: most rows there may be.
         layout: the components' parts.
 
     Returns:
-        Bytes by "row", "memory", the name of each part, and "index" (hashes, times of last sight,
-        deadlines, and the open hash table).
+        Rows, and bytes of a row by "row", "memory", the name of each part, and "index" (hash, time
+        of last sight, deadline, and its share of the open hash table, rounded up).
     """
-    capacity = max(initial, 64)
-    while capacity < entities:
-        capacity *= 2
-    index = 3 * 8 * capacity + 4 * _slots(capacity)
-    found = {"row": ROW.itemsize * capacity, "memory": 4 * MEMORY * capacity}
-    found |= {part.name: (part.dtype.itemsize + 1) * capacity for part in layout}
-    return found | {"index": index}
+    capacity = min(max(initial, 64), limit)
+    while capacity < min(entities, limit):
+        capacity = min(2 * capacity, limit)
+    found = {"row": ROW.itemsize, "memory": 4 * MEMORY}
+    found |= {part.name: part.dtype.itemsize + 1 for part in layout}
+    return capacity, found | {"index": 3 * 8 + -(-4 * _slots(capacity) // capacity)}
 
 
 def _slots(capacity: int) -> int:

@@ -50,8 +50,32 @@ def _toml(value: object) -> str:
 
 
 @app.command("check")
-def config_check(config: ConfigFile = None, overrides: Overrides = None) -> None:
-    """Check the settings; every mistake is named with its place. Exit code 1 if there is one."""
+def config_check(
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    entities: Annotated[
+        int, typer.Option(min=1, help="Entities of each kind that memory is reckoned for.")
+    ] = 100_000,
+    as_json: AsJson = False,
+) -> None:
+    """Check the settings; every mistake is named with its place. Exit code 1 if there is one.
+
+    Prints what an entity of each kind takes, by settings, and the memory for --entities of them.
+    """
+    from flink_jobs.memory_plan import memory_plan  # numba: no other command should wait for it
+
     path = config_path(config)
     settings, _ = load_with_origins(path, os.environ, overrides or [])
+    layout = memory_plan(settings, entities)
+    if as_json:
+        write_json({"hash": settings.settings_hash(), "entities": entities, "kinds": layout})
+        return
     typer.echo(f"{path or 'the defaults'}: fine (settings {settings.settings_hash()})")
+    for kind, plan in layout.items():
+        parts = ", ".join(f"{name} {size}" for name, size in plan["bytes_by_part"].items())
+        typer.echo(
+            f"{kind}: {plan['bytes_per_entity']} bytes per entity ({parts}); "
+            f"{plan['memory_bytes'] / 2**20:,.0f} MiB for {entities:,} ({plan['rows']:,} rows)"
+        )
+    total = sum(plan["memory_bytes"] for plan in layout.values())
+    typer.echo(f"all kinds: {total / 2**20:,.0f} MiB in {settings.flink.shards} shards")

@@ -23,6 +23,7 @@ from deploy.stack.record import StackState
 from flink_jobs.errors import EddyError
 from flink_jobs.settings import MASK, Settings
 from models.simulation.config import SimulationConfig
+from tests.flink_jobs.component_cases import registered
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,30 @@ def test_config_check(eddy: Run, tmp_path: Path) -> None:
         "eddy: 1 mistake in the settings:\n"
         f"  {path}: unknown key triton.timeout; did you mean triton.timeout_ms?\n"
     )
+
+
+def test_config_check_reckons_memory(eddy: Run) -> None:
+    result = eddy("config", "check", "--entities", "300000", "--set", "flink.shards=2")
+    lines = result.out.splitlines()
+    # Tables of 4,096 rows double up to 262,144 in each of two shards; a row has 4 slots.
+    assert lines[1] == (
+        "user: 528 bytes per entity (row 232, memory 256, index 40); "
+        "264 MiB for 300,000 (524,288 rows)"
+    )
+    assert [line.partition(":")[0] for line in lines[1:]] == [
+        "user", "merchant", "device", "all kinds"
+    ]  # fmt: skip
+    assert lines[4] == "all kinds: 792 MiB in 2 shards"
+    with registered():
+        result = eddy("config", "check", "--json", "--set", "detection.components.user=step")
+    found = json.loads(result.out)
+    assert found["entities"] == 100_000
+    user = found["kinds"]["user"]
+    assert user["bytes_by_part"]["step"] == 25
+    assert user["bytes_per_entity"] == sum(user["bytes_by_part"].values()) == 553
+    assert user["stored_bytes_per_entity"] == 496 + 25
+    assert user["memory_bytes"] == user["rows"] * user["bytes_per_entity"]
+    assert found["kinds"]["device"]["stored_bytes_per_entity"] == 496
 
 
 def test_config_show_masks_secrets_and_says_where_from(eddy: Run) -> None:

@@ -279,6 +279,8 @@ def table_bytes(scorer: ShardScorer) -> list[dict[str, bytes]]:
             "deadline_ms": table.deadline_ms[: table.used].tobytes(),
             "hashes": table.hashes[: table.used].tobytes(),
             "seen_ms": table.seen_ms[: table.used].tobytes(),
+            "parts": b"".join(part[: table.used].tobytes() for part in table.parts),
+            "begun": b"".join(begun[: table.used].tobytes() for begun in table.begun),
             "counters": bytes(str((table.used, table.cursor)), "ascii"),
         }
         for table in scorer.tables
