@@ -15,7 +15,6 @@ from flink_jobs.intensity_protocol import IntensityClient, NullClient
 from flink_jobs.model_files import kind_models, load_encoder
 from flink_jobs.scorer import ShardScorer
 from flink_jobs.settings import Settings
-from models.fusion import FUSED
 from models.prior import KindPrior, Prior, Tail
 from models.prior_fit import STEEPEST, fit_kind, fit_tail
 from state.events import EventBatch
@@ -74,9 +73,15 @@ def fit_prior(stream: Stream, settings: Settings) -> Prior:
 
 
 class _Surprises:
-    """Keeps the largest surprise of each detector by entity and week, and counts the events."""
+    """Keeps the largest surprise of each detector by entity and week, and counts the events.
 
-    def __init__(self, settings: Settings) -> None:
+    Args:
+        settings: of the job.
+        names: by kind, of its surprises: those of the core, then its components'.
+    """
+
+    def __init__(self, settings: Settings, names: Sequence[Sequence[str]]) -> None:
+        self._names = names
         self._min_events = settings.detection.min_events
         self._silence_min_events = settings.detection.silence_min_events
         self._seen: dict[tuple[int, str], list[tuple[NDArray[np.float32], NDArray[np.int64]]]]
@@ -91,7 +96,7 @@ class _Surprises:
         row = (self._stream << 32) + advanced["row"].astype(np.int64)
         cluster = row * 100_000 + advanced["time_ms"] // CLUSTER_MS
         warm = advanced["events"] >= self._min_events
-        for d, name in enumerate(FUSED):
+        for d, name in enumerate(self._names[kind]):
             self._seen[kind, name].append((decided["surprise"][warm, d], cluster[warm]))
         warm = (advanced["events"] >= self._silence_min_events) & advanced["timed"]
         self._seen[kind, "silence"].append((decided["compensator"][warm], cluster[warm]))
@@ -99,7 +104,7 @@ class _Surprises:
     def tails(self, kind: int) -> dict[str, Tail]:
         """Fit the tail of each detector of one kind."""
         fitted = {}
-        for name in (*FUSED, "silence"):
+        for name in (*self._names[kind], "silence"):
             parts = self._seen[kind, name]
             surprise, cluster = (np.concatenate(column) for column in zip(*parts, strict=True))
             # The model's gaps are wider than the data's: only a silence may be taken for more.
@@ -123,8 +128,8 @@ def fit_calibration(
     encoder = load_encoder(folder)
 
     def run(client: IntensityClient) -> list[dict[str, Tail]]:
-        seen = _Surprises(settings)
         models = kind_models(settings, encoder, prior)
+        seen = _Surprises(settings, [model.decide.names for model in models])
         for stream in streams:
             seen.begin_stream()
             scorer = ShardScorer(settings, models, DictStore(), client, seen)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from flink_jobs.alerts import ALERT
+from flink_jobs.alerts import ALERT, Output
 from flink_jobs.components import NO_COMPONENTS, EventTells, KindComponents
 from flink_jobs.scorer import ShardScorer
 from flink_jobs.settings import SettingsError
@@ -135,7 +135,7 @@ def test_many_kills_change_nothing(seed: int, kills: set[int], options: tuple[st
     expected = run(whole, batches)
     store = DictStore()
     scorer = scorer_of(chosen, store, FakeClient(delays, refuse_every=6), models=models)
-    found = []
+    found: list[Output] = []
     for i, batch in enumerate(batches):
         found += scorer.on_batch(batch)
         if i in kills:
