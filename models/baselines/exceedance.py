@@ -47,32 +47,32 @@ class ExceedanceParameters(NamedTuple):
 def _walk(state, row, fresh, time_ms, value, mark, partner, p, out):  # type: ignore[no-untyped-def] # noqa: ARG001
     for i in range(len(row)):
         entity = state[row[i]]
-        if fresh[i]:
-            entity.threshold = p.threshold
-            entity.shape = p.shape
-            entity.rate = p.rate
-            entity.events = 0.0
+        if fresh[i] or entity["shape"] == 0.0:
+            entity["threshold"] = p.threshold
+            entity["shape"] = p.shape
+            entity["rate"] = p.rate
+            entity["events"] = 0.0
         y = value[i]
         out[i, 0] = 0.0
-        out[i, 1] = entity.threshold
+        out[i, 1] = entity["threshold"]
         if not math.isfinite(y):
             continue
-        excess = y - entity.threshold
-        mean_excess = entity.rate / entity.shape
+        excess = y - entity["threshold"]
+        mean_excess = entity["rate"] / entity["shape"]
         if excess > 0.0:
             log_p = math.log(1.0 - p.quantile)
-            log_p -= entity.shape * math.log1p(excess / entity.rate)
+            log_p -= entity["shape"] * math.log1p(excess / entity["rate"])
             out[i, 0] = surprise(log_p)
         # The density at the threshold is (1 - quantile) / mean excess where the tail is
         # exponential; Robbins and Monro's best step divides by it. At most a tenth of the memory
         # is ever given to one event, or the first ones would throw the threshold about.
-        entity.events = min(entity.events + 1.0, p.memory)
-        step = mean_excess / (1.0 - p.quantile) / (entity.events + 0.1 * p.memory)
-        entity.threshold += step * (p.quantile - (1.0 if excess <= 0.0 else 0.0))
+        entity["events"] = min(entity["events"] + 1.0, p.memory)
+        step = mean_excess / (1.0 - p.quantile) / (entity["events"] + 0.1 * p.memory)
+        entity["threshold"] += step * (p.quantile - (1.0 if excess <= 0.0 else 0.0))
         if excess > 0.0:
             # One excess counts for at most ten typical ones, so none inflates the tail for good.
-            entity.shape = entity.shape * p.discount + 1.0
-            entity.rate = entity.rate * p.discount + min(excess, 10.0 * mean_excess)
+            entity["shape"] = entity["shape"] * p.discount + 1.0
+            entity["rate"] = entity["rate"] * p.discount + min(excess, 10.0 * mean_excess)
 
 
 def exceedance_component(parameters: ExceedanceParameters, name: str = "tail") -> Component:

@@ -39,11 +39,11 @@ class RiskParameters(NamedTuple):
 @njit(cache=True)
 def risk_at(entity, time_ms, p):  # type: ignore[no-untyped-def]
     """Return (risk, weight of labels) at `time_ms`; labels judge events up to now, never later."""
-    if entity.labels == 0.0:
+    if entity["labels"] == 0.0:
         return p.positives / (p.positives + p.negatives), 0.0
-    fade = math.exp(-max(time_ms - entity.time_ms, 0) / p.memory_ms)
-    labels = entity.labels * fade
-    return (p.positives + entity.positives * fade) / (p.positives + p.negatives + labels), labels
+    fade = math.exp(-max(time_ms - entity["time_ms"], 0) / p.memory_ms)
+    labels = entity["labels"] * fade
+    return (p.positives + entity["positives"] * fade) / (p.positives + p.negatives + labels), labels
 
 
 @njit(cache=True, nogil=True)
@@ -52,9 +52,9 @@ def _walk(state, row, fresh, time_ms, value, mark, partner, p, out):  # type: ig
     for i in range(len(row)):
         entity = state[row[i]]
         if fresh[i]:
-            entity.positives = 0.0
-            entity.labels = 0.0
-            entity.time_ms = 0
+            entity["positives"] = 0.0
+            entity["labels"] = 0.0
+            entity["time_ms"] = 0
         risk, labels = risk_at(entity, time_ms[i], p)
         out[i, 0] = risk
         out[i, 1] = min(math.log(risk) - math.log1p(-risk) - base, MAX_SURPRISE)
@@ -66,23 +66,23 @@ def _learn(state, row, fresh, event_time_ms, label, p):  # type: ignore[no-untyp
     for i in range(len(row)):
         entity = state[row[i]]
         if fresh[i]:
-            entity.positives = 0.0
-            entity.labels = 0.0
-            entity.time_ms = 0
+            entity["positives"] = 0.0
+            entity["labels"] = 0.0
+            entity["time_ms"] = 0
         if not math.isfinite(label[i]):
             continue
         weight = 1.0
-        if entity.labels == 0.0:
-            entity.time_ms = event_time_ms[i]
-        elif event_time_ms[i] >= entity.time_ms:
-            fade = math.exp(-(event_time_ms[i] - entity.time_ms) / p.memory_ms)
-            entity.positives *= fade
-            entity.labels *= fade
-            entity.time_ms = event_time_ms[i]
+        if entity["labels"] == 0.0:
+            entity["time_ms"] = event_time_ms[i]
+        elif event_time_ms[i] >= entity["time_ms"]:
+            fade = math.exp(-(event_time_ms[i] - entity["time_ms"]) / p.memory_ms)
+            entity["positives"] *= fade
+            entity["labels"] *= fade
+            entity["time_ms"] = event_time_ms[i]
         else:
-            weight = math.exp(-(entity.time_ms - event_time_ms[i]) / p.memory_ms)
-        entity.positives += weight * label[i]
-        entity.labels += weight
+            weight = math.exp(-(entity["time_ms"] - event_time_ms[i]) / p.memory_ms)
+        entity["positives"] += weight * label[i]
+        entity["labels"] += weight
 
 
 def risk_component(parameters: RiskParameters, name: str = "risk") -> LabelledComponent:

@@ -71,13 +71,13 @@ def value_update(y, mean, events, shape, scale, p):  # type: ignore[no-untyped-d
 def _walk(state, row, fresh, time_ms, value, mark, partner, p, out):  # type: ignore[no-untyped-def] # noqa: ARG001
     for i in range(len(row)):
         entity = state[row[i]]
-        if fresh[i]:
-            entity.mean = p.mean
-            entity.events = p.mean_events
-            entity.shape = p.shape
-            entity.scale = p.scale
+        if fresh[i] or entity["events"] == 0.0:
+            entity["mean"] = p.mean
+            entity["events"] = p.mean_events
+            entity["shape"] = p.shape
+            entity["scale"] = p.scale
         level, spread, dof = value_predict(
-            entity.mean, entity.events, entity.shape, entity.scale, p.var_floor
+            entity["mean"], entity["events"], entity["shape"], entity["scale"], p.var_floor
         )
         y = value[i]
         out[i, 2] = level
@@ -89,8 +89,8 @@ def _walk(state, row, fresh, time_ms, value, mark, partner, p, out):  # type: ig
         t = (y - level) / spread
         out[i, 0] = surprise(log_t_two_sided(t, dof))
         out[i, 1] = surprise(log_t_sf(t, dof))
-        entity.mean, entity.events, entity.shape, entity.scale = value_update(
-            y, entity.mean, entity.events, entity.shape, entity.scale, p
+        entity["mean"], entity["events"], entity["shape"], entity["scale"] = value_update(
+            y, entity["mean"], entity["events"], entity["shape"], entity["scale"], p
         )
 
 
