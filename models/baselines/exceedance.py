@@ -18,7 +18,12 @@ from models.baselines.component import Component
 from models.baselines.tails import surprise
 
 EXCEEDANCE_STATE = np.dtype(
-    [("threshold", np.float64), ("shape", np.float64), ("rate", np.float64), ("events", np.float64)],
+    [
+        ("threshold", np.float64),
+        ("shape", np.float64),
+        ("rate", np.float64),
+        ("events", np.float64),
+    ],
     align=True,
 )
 

@@ -113,9 +113,9 @@ def split(payments: Payments, test_from_ms: int) -> Split:
     return chosen
 
 
-def figures(payments: Payments, test: NDArray[np.int64], score: NDArray[np.float64]) -> Mapping[
-    str, float
-]:
+def figures(
+    payments: Payments, test: NDArray[np.int64], score: NDArray[np.float64]
+) -> Mapping[str, float]:
     """Return the handbook's three figures of one score.
 
     Args:

@@ -130,9 +130,7 @@ def score_payments(
 class _LateLabels:
     """Events and labels interleaved, an hour at a time."""
 
-    def __init__(
-        self, payments: Payments, evidence: NDArray[np.float64], delay_ms: int
-    ) -> None:
+    def __init__(self, payments: Payments, evidence: NDArray[np.float64], delay_ms: int) -> None:
         n = len(payments)
         self.payments = payments
         self.evidence = evidence

@@ -116,7 +116,9 @@ def card_days(
     """
     positive, values = _checked(label, score)
     if top <= 0 or len(day) != len(card) or len(day) != len(values):
-        raise ValueError(f"expected top > 0 and equal lengths, found {top}, {len(day)}, {len(card)}")
+        raise ValueError(
+            f"expected top > 0 and equal lengths, found {top}, {len(day)}, {len(card)}"
+        )
     gone: NDArray[np.int64] = np.empty(0, np.int64)
     days = []
     for each in np.unique(day):
