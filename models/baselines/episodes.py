@@ -16,7 +16,7 @@ import numpy as np
 from numba import njit
 
 from models.baselines.component import Component
-from models.baselines.value import value_predict
+from models.baselines.value import bounded, value_predict
 
 LOG_ODDS_LIMIT = 50.0  # nats; double precision tells no probability beyond it from 0 or 1
 
@@ -104,6 +104,7 @@ def _walk(state, row, fresh, time_ms, value, mark, partner, p, out):  # type: ig
         level, spread, dof = value_predict(
             entity["mean"], entity["events"], entity["shape"], entity["scale"], p.var_floor
         )
+        y = bounded(y)
         t = (y - level) / spread
         attacker = -math.inf
         if t > 0.0:

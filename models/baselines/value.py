@@ -18,6 +18,7 @@ from models.baselines.tails import log_t_sf, log_t_two_sided, surprise
 
 FORGET_NOTHING = 1.0
 CLIP_NOTHING = math.inf
+FARTHEST = 1e100  # a value beyond it counts as this, so that its square stays finite
 
 VALUE_STATE = np.dtype(
     [("mean", np.float64), ("events", np.float64), ("shape", np.float64), ("scale", np.float64)],
@@ -67,6 +68,12 @@ def value_update(y, mean, events, shape, scale, p):  # type: ignore[no-untyped-d
     return mean + pull / after, after, shape + 0.5, scale
 
 
+@njit(cache=True)
+def bounded(y):  # type: ignore[no-untyped-def]
+    """Return `y` within FARTHEST of 0."""
+    return min(max(y, -FARTHEST), FARTHEST)
+
+
 @njit(cache=True, nogil=True)
 def _walk(state, row, fresh, time_ms, value, mark, partner, p, out):  # type: ignore[no-untyped-def] # noqa: ARG001
     for i in range(len(row)):
@@ -86,6 +93,7 @@ def _walk(state, row, fresh, time_ms, value, mark, partner, p, out):  # type: ig
             out[i, 0] = 0.0
             out[i, 1] = 0.0
             continue
+        y = bounded(y)
         t = (y - level) / spread
         out[i, 0] = surprise(log_t_two_sided(t, dof))
         out[i, 1] = surprise(log_t_sf(t, dof))
