@@ -1,0 +1,54 @@
+"""Student-t predictive distributions: what a learned variance makes of a Gaussian innovation."""
+
+from __future__ import annotations
+
+import math
+
+from numba import njit
+
+from models.baselines.renewal import log_normal_log_survival
+
+GAUSSIAN_DOF = 1e6  # from here on a Student-t is a normal to single precision
+_LOG_2 = math.log(2.0)
+
+
+@njit(cache=True)
+def normal_score(z, dof):  # type: ignore[no-untyped-def]
+    """Return the standard normal deviate with the tail probability of a Student-t deviate.
+
+    Wallace (1959), eq. 2 with his correction. Two-sided p-values come out right within 2% at .001
+    for dof >= 10, and at most 14% too large (never too small) for dof >= 1.
+
+    Args:
+        z: deviate of a Student-t with scale 1, finite.
+        dof: its degrees of freedom, >= 1; infinity gives z.
+
+    Returns:
+        The deviate, with the sign of z.
+    """
+    if dof >= GAUSSIAN_DOF or z == 0.0:
+        return z
+    # log1p of z * z / dof, which would overflow beyond 1e154.
+    u = math.log1p(z * z / dof) if abs(z) < 1e150 else 2.0 * math.log(abs(z)) - math.log(dof)
+    root = math.sqrt(dof * u)
+    slope = 8.0 * dof + 3.0
+    # s = .184 (8 dof + 3) / sqrt(dof u); for tiny z it is large and the correction constant.
+    s = 0.184 * slope / root if root > 1e-12 else 1e12
+    size = root * (1.0 - 2.0 * math.sqrt(-math.expm1(-s * s)) / slope)
+    return math.copysign(size, z)
+
+
+@njit(cache=True)
+def two_sided_surprise(score):  # type: ignore[no-untyped-def]
+    """Return -log P(|N(0, 1)| > |score|), nats, >= 0: the surprise of a two-sided p-value."""
+    return max(-log_normal_log_survival(abs(score)) - _LOG_2, 0.0)
+
+
+@njit(cache=True)
+def robust_weight(score, dof):  # type: ignore[no-untyped-def]
+    """Return the weight of an observation under Student-t errors, in (0, 1 + 1/dof].
+
+    One step of the EM of Lange, Little and Taylor (1989); `dof` 0 turns it off. The pull
+    weight * score is at most (dof + 1) / (2 sqrt(dof)), whatever the observation.
+    """
+    return 1.0 if dof == 0.0 else (dof + 1.0) / (dof + score * score)
