@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 from numba import njit
 
 # Kinds of blocks.
@@ -172,33 +173,29 @@ def _drift(at, step, noise_ratio, mean, cov):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _companion(at, power, noise, noise_ratio, mean, cov):  # type: ignore[no-untyped-def]
-    """Carry an autoregression over 2^k intervals by its matrix for them."""
-    p = len(power)
-    old = mean[at : at + p].copy()
+def _multiply(matrix, at, vector, scratch):  # type: ignore[no-untyped-def]
+    """Multiply vector[at : at + p] by a matrix float64[p, p], in place."""
+    p = len(matrix)
+    for i in range(p):
+        scratch[i] = vector[at + i]
     for i in range(p):
         total = 0.0
         for k in range(p):
-            total += power[i, k] * old[k]
-        mean[at + i] = total
+            total += matrix[i, k] * scratch[k]
+        vector[at + i] = total
+
+
+@njit(cache=True)
+def _companion(at, power, noise, noise_ratio, mean, cov):  # type: ignore[no-untyped-def]
+    """Carry an autoregression over 2^k intervals by its matrix for them."""
+    scratch = np.empty(len(power))
+    _multiply(power, at, mean, scratch)
     for j in range(len(mean)):
-        for k in range(p):
-            old[k] = cov[at + k, j]
-        for i in range(p):
-            total = 0.0
-            for k in range(p):
-                total += power[i, k] * old[k]
-            cov[at + i, j] = total
+        _multiply(power, at, cov[:, j], scratch)
     for j in range(len(mean)):
-        for k in range(p):
-            old[k] = cov[j, at + k]
-        for i in range(p):
-            total = 0.0
-            for k in range(p):
-                total += power[i, k] * old[k]
-            cov[j, at + i] = total
-    for i in range(p):
-        for j in range(p):
+        _multiply(power, at, cov[j], scratch)
+    for i in range(len(power)):
+        for j in range(len(power)):
             cov[at + i, at + j] += noise_ratio * noise[i, j]
 
 

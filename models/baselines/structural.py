@@ -36,6 +36,8 @@ SURPRISE, SCORE, EXPECTED, EXPECTED_SD, LEVEL_NOW, SHIFTED = range(6)
 
 VALUE_LIMIT = 1e15  # beyond it a value counts as missing: its square would leave single precision
 RELATIVE_SD = 1e-6  # of the expected value: below it single precision tells nothing apart
+EVENTS_LIMIT = 2_000_000_000  # where the count of events stops
+NEVER_LEARNED = 1e9  # degrees of freedom of a known variance
 RATIO_LIMIT = math.log(1000.0)  # of the learned factor of the process noise, either way
 
 # Places in `learned`, what an entity has learned beside its state.
@@ -51,7 +53,7 @@ def begin(p, mean, cov, learned):  # type: ignore[no-untyped-def]
     unpack(p.prior_cov, cov)
     learned[:] = 0.0
     learned[NOISE_VAR] = p.noise_var
-    learned[DOF] = p.prior_events if p.learns else math.inf
+    learned[DOF] = p.prior_events if p.learns else NEVER_LEARNED
     learned[SCORED] = 0.0 if p.level_known else UNKNOWN
 
 
@@ -182,6 +184,28 @@ def observe(p, y, origin, loading, mean, cov, pull, learned, told):  # type: ign
 @njit(cache=True, nogil=True)
 def structural_walk(state, row, fresh, time_ms, value, mark, partner, p, out):  # type: ignore[no-untyped-def]  # noqa: ARG001
     """Walk a batch; see `models.baselines.component.Component` for the arguments."""
+    # The fields as arrays: records of another size are another type, and would compile it all anew.
+    walk_columns(
+        state["time_ms"],
+        state["origin"],
+        state["events"],
+        state["learned"],
+        state["mean"],
+        state["cov"],
+        row,
+        fresh,
+        time_ms,
+        value,
+        p,
+        out,
+    )
+
+
+@njit(cache=True, nogil=True)
+def walk_columns(  # type: ignore[no-untyped-def]
+    newest_ms, origin, events, learned_of, mean_of, cov_of, row, fresh, time_ms, value, p, out
+):
+    """Walk a batch over the fields of the records; see `structural_walk`."""
     d = len(p.loading)
     mean, pull, cov = np.empty(d), np.empty(d), np.empty((d, d))
     learned, loading = np.empty(LEARNED), p.loading.copy()
@@ -192,34 +216,33 @@ def structural_walk(state, row, fresh, time_ms, value, mark, partner, p, out):  
         out[i, :] = np.nan
         out[i, SURPRISE] = 0.0
         elapsed = 0.0
-        if fresh[i] or state["events"][r] == 0:
+        if fresh[i] or events[r] == 0:
             begin(p, mean, cov, learned)
-            state["events"][r] = 0
-            state["time_ms"][r] = time_ms[i]
-            state["origin"][r] = p.origin
+            newest_ms[r], origin[r], events[r] = time_ms[i], p.origin, 0
         else:
-            unpack(state["cov"][r], cov)
-            mean[:] = state["mean"][r]
-            learned[:] = state["learned"][r]
-            if p.by_event:
-                elapsed = 1.0
-            else:
-                elapsed = (time_ms[i] - state["time_ms"][r]) / p.interval_ms
+            unpack(cov_of[r], cov)
+            for j in range(d):
+                mean[j] = mean_of[r, j]
+            for j in range(LEARNED):
+                learned[j] = learned_of[r, j]
+            elapsed = 1.0 if p.by_event else (time_ms[i] - newest_ms[r]) / p.interval_ms
         if elapsed > 0.0:
             if elapsed != steps_of:
                 transition(p.blocks, elapsed, p.longest_gap, steps)
                 steps_of = elapsed
             predict(p.blocks, p.powers, p.noises, steps, math.exp(learned[LOG_RATIO]), mean, cov)
-            state["time_ms"][r] = max(time_ms[i], state["time_ms"][r])
+            newest_ms[r] = max(time_ms[i], newest_ms[r])
         if abs(value[i]) <= VALUE_LIMIT:  # false for NaN as well
             if learned[SCORED] == UNKNOWN:
-                state["origin"][r] = value[i]
+                origin[r] = value[i]
             fill_regressors(time_ms[i], p.regressors, p.regressor_values, loading)
-            observe(p, value[i], state["origin"][r], loading, mean, cov, pull, learned, out[i])
-        state["events"][r] = min(state["events"][r] + 1, 2_000_000_000)
-        state["mean"][r] = mean
-        state["learned"][r] = learned
-        pack(cov, p.rounding, state["cov"][r])
+            observe(p, value[i], origin[r], loading, mean, cov, pull, learned, out[i])
+        events[r] = min(events[r] + 1, EVENTS_LIMIT)
+        for j in range(d):
+            mean_of[r, j] = mean[j]
+        for j in range(LEARNED):
+            learned_of[r, j] = learned[j]
+        pack(cov, p.rounding, cov_of[r])
 
 
 def state_dtype(states: int, precision: Literal["single", "double"]) -> np.dtype[np.void]:

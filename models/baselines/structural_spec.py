@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -249,7 +250,7 @@ def _check_seasons(spec: StructuralSpec) -> None:
             raise ValueError(f"season.harmonics: expected at least 1, found {season.harmonics}")
         frequencies += [k / season.period_s for k in range(1, season.harmonics + 1)]
     frequencies.sort()
-    for lower, upper in zip(frequencies, frequencies[1:], strict=False):
+    for lower, upper in pairwise(frequencies):
         if math.isclose(lower, upper, rel_tol=1e-9):
             raise ValueError(
                 f"seasons: expected each frequency once, found a period of {1 / upper:g} s twice; "
