@@ -102,8 +102,38 @@ def transition(blocks, time, longest, steps):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def predict(blocks, powers, noises, steps, noise_ratio, mean, cov):  # type: ignore[no-untyped-def]
-    """Carry the state over the elapsed time of `steps`: mean <- F mean, cov <- F cov F' + Q.
+def predict_mean(blocks, powers, steps, mean):  # type: ignore[no-untyped-def]
+    """Carry the mean over the elapsed time of `steps`: mean <- F mean.
+
+    Args:
+        blocks: float64[b, 6].
+        powers: float64[k, p, p], the autoregression's transition over 2^k intervals.
+        steps: float64[b, STEPS], of `transition`.
+        mean: float64[d], changed in place.
+    """
+    for b in range(len(blocks)):
+        kind = blocks[b, KIND]
+        at = int(blocks[b, START])
+        if kind == SEASON:
+            first, second = mean[at], mean[at + 1]
+            mean[at] = steps[b, 0] * first + steps[b, 1] * second
+            mean[at + 1] = steps[b, 0] * second - steps[b, 1] * first
+        elif kind == TREND:
+            mean[at] += steps[b, 0] * mean[at + 1]
+            mean[at + 1] *= steps[b, 1]
+        elif kind == AUTOREGRESSION:
+            scratch = np.empty(powers.shape[1])
+            whole = int(steps[b, 0])
+            for k in range(len(powers)):
+                if (whole >> k) & 1:
+                    _multiply(powers[k], at, mean, scratch)
+        elif kind == DECAY:
+            mean[at] *= steps[b, 0]
+
+
+@njit(cache=True)
+def predict_cov(blocks, powers, noises, steps, noise_ratio, cov):  # type: ignore[no-untyped-def]
+    """Carry the covariance over the elapsed time of `steps`: cov <- F cov F' + Q.
 
     Args:
         blocks: float64[b, 6].
@@ -111,65 +141,64 @@ def predict(blocks, powers, noises, steps, noise_ratio, mean, cov):  # type: ign
         noises: float64[k, p, p], its process noise over 2^k intervals.
         steps: float64[b, STEPS], of `transition`.
         noise_ratio: factor of all process noise.
-        mean: float64[d], changed in place.
-        cov: float64[d, d], symmetric, changed in place.
+        cov: float64[d, d], symmetric, changed in place; afterwards its lower triangle counts.
     """
     for b in range(len(blocks)):
         kind = blocks[b, KIND]
         at = int(blocks[b, START])
         if kind == SEASON:
-            _rotate(at, steps[b, 0], steps[b, 1], mean, cov)
+            _rotate(at, steps[b, 0], steps[b, 1], cov)
             cov[at, at] += noise_ratio * steps[b, 2]
             cov[at + 1, at + 1] += noise_ratio * steps[b, 2]
         elif kind == TREND:
-            _drift(at, steps[b], noise_ratio, mean, cov)
+            _drift(at, steps[b], noise_ratio, cov)
         elif kind == AUTOREGRESSION:
             whole = int(steps[b, 0])
             for k in range(len(powers)):
                 if (whole >> k) & 1:
-                    _companion(at, powers[k], noises[k], noise_ratio, mean, cov)
+                    _companion(at, powers[k], noises[k], noise_ratio, cov)
         else:
             if kind == DECAY:
-                mean[at] *= steps[b, 0]
-                for j in range(len(mean)):
-                    cov[at, j] *= steps[b, 0]
-                for j in range(len(mean)):
-                    cov[j, at] *= steps[b, 0]
+                _fade(at, steps[b, 0], cov)
             cov[at, at] += noise_ratio * steps[b, 2]
 
 
 @njit(cache=True)
-def _rotate(at, cosine, sine, mean, cov):  # type: ignore[no-untyped-def]
-    """Rotate a seasonal pair, and its rows and columns of the covariance."""
-    first, second = mean[at], mean[at + 1]
-    mean[at] = cosine * first + sine * second
-    mean[at + 1] = cosine * second - sine * first
-    for j in range(len(mean)):
+def _rotate(at, cosine, sine, cov):  # type: ignore[no-untyped-def]
+    """Rotate the rows, then the columns, of a seasonal pair."""
+    for j in range(len(cov)):
         first, second = cov[at, j], cov[at + 1, j]
         cov[at, j] = cosine * first + sine * second
         cov[at + 1, j] = cosine * second - sine * first
-    for j in range(len(mean)):
+    for j in range(len(cov)):
         first, second = cov[j, at], cov[j, at + 1]
         cov[j, at] = cosine * first + sine * second
         cov[j, at + 1] = cosine * second - sine * first
 
 
 @njit(cache=True)
-def _drift(at, step, noise_ratio, mean, cov):  # type: ignore[no-untyped-def]
+def _drift(at, step, noise_ratio, cov):  # type: ignore[no-untyped-def]
     """Move a level by its slope, damp the slope, and add the noise of both."""
     reach, kept = step[0], step[1]
-    mean[at] += reach * mean[at + 1]
-    mean[at + 1] *= kept
-    for j in range(len(mean)):
+    for j in range(len(cov)):
         cov[at, j] += reach * cov[at + 1, j]
         cov[at + 1, j] *= kept
-    for j in range(len(mean)):
+    for j in range(len(cov)):
         cov[j, at] += reach * cov[j, at + 1]
         cov[j, at + 1] *= kept
     cov[at, at] += noise_ratio * step[2]
     cov[at, at + 1] += noise_ratio * step[3]
     cov[at + 1, at] += noise_ratio * step[3]
     cov[at + 1, at + 1] += noise_ratio * step[4]
+
+
+@njit(cache=True)
+def _fade(at, kept, cov):  # type: ignore[no-untyped-def]
+    """Let one state fade towards 0."""
+    for j in range(len(cov)):
+        cov[at, j] *= kept
+    for j in range(len(cov)):
+        cov[j, at] *= kept
 
 
 @njit(cache=True)
@@ -186,13 +215,12 @@ def _multiply(matrix, at, vector, scratch):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _companion(at, power, noise, noise_ratio, mean, cov):  # type: ignore[no-untyped-def]
+def _companion(at, power, noise, noise_ratio, cov):  # type: ignore[no-untyped-def]
     """Carry an autoregression over 2^k intervals by its matrix for them."""
     scratch = np.empty(len(power))
-    _multiply(power, at, mean, scratch)
-    for j in range(len(mean)):
+    for j in range(len(cov)):
         _multiply(power, at, cov[:, j], scratch)
-    for j in range(len(mean)):
+    for j in range(len(cov)):
         _multiply(power, at, cov[j], scratch)
     for i in range(len(power)):
         for j in range(len(power)):
@@ -213,19 +241,31 @@ def project(cov, loading, pull):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def condition(mean, cov, pull, innovation, innovation_var):  # type: ignore[no-untyped-def]
-    """Update the state with an innovation: mean += K innovation, cov -= K pull'.
+def condition_mean(mean, pull, innovation, innovation_var):  # type: ignore[no-untyped-def]
+    """Update the mean with an innovation: mean += pull / innovation_var * innovation.
 
     Args:
         mean: float64[d], changed in place.
-        cov: float64[d, d], changed in place; stays symmetric to the last bit.
         pull: float64[d], cov loading, before the update.
         innovation: the observation less what was expected.
         innovation_var: loading' cov loading plus the observation's noise, > 0.
     """
+    share = innovation / innovation_var
     for i in range(len(mean)):
+        mean[i] += pull[i] * share
+
+
+@njit(cache=True)
+def condition_cov(cov, pull, innovation_var):  # type: ignore[no-untyped-def]
+    """Update the covariance with an observation: cov -= pull pull' / innovation_var.
+
+    Args:
+        cov: float64[d, d], changed in place, symmetric to the last bit afterwards.
+        pull: float64[d], cov loading, before the update.
+        innovation_var: loading' cov loading plus the observation's noise, > 0.
+    """
+    for i in range(len(cov)):
         gain = pull[i] / innovation_var
-        mean[i] += gain * innovation
         for j in range(i + 1):
             cov[i, j] -= gain * pull[j]
             cov[j, i] = cov[i, j]

@@ -19,9 +19,11 @@ from models.baselines.component import Component
 from models.baselines.local_level import CLIP, CUT
 from models.baselines.state_space import (
     STEPS,
-    condition,
+    condition_cov,
+    condition_mean,
     pack,
-    predict,
+    predict_cov,
+    predict_mean,
     project,
     start_level,
     transition,
@@ -158,7 +160,8 @@ def observe(p, y, origin, loading, mean, cov, pull, learned, told):  # type: ign
     smallest = max(p.smallest_var, size * size)
     if learned[NOISE_VAR] == 0.0:
         find_scale(p, innovation, state_var + 1.0, smallest, learned)
-        condition(mean, cov, pull, innovation, state_var + 1.0)
+        condition_mean(mean, pull, innovation, state_var + 1.0)
+        condition_cov(cov, pull, state_var + 1.0)
         return
     noise_var = max(learned[NOISE_VAR], smallest)
     expected_sd = math.sqrt(noise_var * (state_var + 1.0))
@@ -177,7 +180,8 @@ def observe(p, y, origin, loading, mean, cov, pull, learned, told):  # type: ign
         weight = robust_weight(score, p.robust_dof)
         learn_noise(p, score, noise_var, learned)
     told[SHIFTED] = 1.0 if shifted else 0.0
-    condition(mean, cov, pull, innovation, state_var + 1.0 / weight)
+    condition_mean(mean, pull, innovation, state_var + 1.0 / weight)
+    condition_cov(cov, pull, state_var + 1.0 / weight)
     told[LEVEL_NOW] = origin + mean[0]
 
 
@@ -230,7 +234,8 @@ def walk_columns(  # type: ignore[no-untyped-def]
             if elapsed != steps_of:
                 transition(p.blocks, elapsed, p.longest_gap, steps)
                 steps_of = elapsed
-            predict(p.blocks, p.powers, p.noises, steps, math.exp(learned[LOG_RATIO]), mean, cov)
+            predict_mean(p.blocks, p.powers, steps, mean)
+            predict_cov(p.blocks, p.powers, p.noises, steps, math.exp(learned[LOG_RATIO]), cov)
             newest_ms[r] = max(time_ms[i], newest_ms[r])
         if abs(value[i]) <= VALUE_LIMIT:  # false for NaN as well
             if learned[SCORED] == UNKNOWN:

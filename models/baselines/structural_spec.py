@@ -289,7 +289,8 @@ def _check_noise(noise: Noise, robust: Robust) -> None:
         )
     _need(robust.dof, "robust.dof", 0.0)
     _need(robust.shift_score, "robust.shift_score", 1.0)
-    _need(robust.shift_events, "robust.shift_events", 0)
+    if not 0 <= robust.shift_events < 1000:
+        raise ValueError(f"robust.shift_events: expected 0 to 999, found {robust.shift_events}")
 
 
 def companion(coefficients: Sequence[float]) -> Floats:

@@ -52,3 +52,37 @@ def robust_weight(score, dof):  # type: ignore[no-untyped-def]
     weight * score is at most (dof + 1) / (2 sqrt(dof)), whatever the observation.
     """
     return 1.0 if dof == 0.0 else (dof + 1.0) / (dof + score * score)
+
+
+@njit(cache=True)
+def _log_sum(a, b):  # type: ignore[no-untyped-def]
+    """Return log(exp(a) + exp(b))."""
+    return max(a, b) + math.log1p(math.exp(-abs(a - b)))
+
+
+@njit(cache=True)
+def radial_surprise(distance, dof, values):  # type: ignore[no-untyped-def]
+    """Return -log P(D > distance) of a multivariate Student-t, nats, >= 0.
+
+    D = x' Sigma^-1 x is `values` times an F(values, dof) variable, and P an incomplete beta
+    function of w = dof / (dof + distance), closed for 2 and 4 values; 3 follow from 1 by
+    I_w(a, 3/2) = I_w(a, 1/2) + 2 w^a sqrt(1 - w) / B(a, 1/2) (DLMF 8.17.21).
+
+    Args:
+        distance: squared Mahalanobis distance to the scale matrix, >= 0.
+        dof: degrees of freedom, >= 1.
+        values: 1 to 4.
+    """
+    half = 0.5 * dof
+    log_power = -half * math.log1p(distance / dof)
+    if values == 2:
+        log_p = log_power
+    elif values == 4:
+        log_p = log_power + math.log1p(half * distance / (dof + distance))
+    else:
+        log_p = -two_sided_surprise(normal_score(math.sqrt(distance), dof))
+        if values == 3 and distance > 0.0:
+            log_beta = math.lgamma(half) + math.lgamma(0.5) - math.lgamma(half + 0.5)
+            log_root = 0.5 * math.log(distance / (dof + distance))
+            log_p = _log_sum(log_p, log_power + _LOG_2 + log_root - log_beta)
+    return max(-log_p, 0.0)

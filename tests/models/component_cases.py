@@ -223,6 +223,14 @@ def _structural_case(name: str, spec: StructuralSpec, drawn: bool = False, warm:
     )
 
 
+SPECS = {
+    "level": LOCAL_LEVEL,
+    "level_by_event": BY_EVENT,
+    "level_trend_day": LEVEL_TREND_DAY,
+    "all_parts": EVERYTHING,
+    "drifting": DRIFTING,
+}
+
 CASES: list[Case] = [
     _structural_case("level", LOCAL_LEVEL, drawn=True),
     _structural_case("level_by_event", BY_EVENT, drawn=True),
