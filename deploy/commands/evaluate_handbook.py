@@ -1,0 +1,123 @@
+"""`eddy evaluate handbook`: the Fraud Detection Handbook's payments, event by event."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from deploy.commands.options import AsJson, module, write_json
+from flink_jobs.errors import EddyError
+
+DEFAULT_TEST_FROM = "2018-08-08"
+
+
+def handbook(
+    data: Annotated[Path, typer.Option(metavar="DIR", help="Folder that holds raw/*.parquet.")],
+    test_from: Annotated[
+        str, typer.Option(metavar="DATE", help="First day of the test week.")
+    ] = DEFAULT_TEST_FROM,
+    week: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DATE", help="Another test week to report; may be repeated."),
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a page with pictures.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score card payments without labels and with labels seven days late (a minute).
+
+    Payments and labels pass in the order of time through the kernels of the baselines; a payment is
+    scored with what was known when it came. The figures are those of the handbook's test week.
+    """
+    reading = module("deploy.handbook.read")
+    from models.evaluation.handbook import DAY_MS, TEST_DAYS
+    from models.evaluation.handbook_detector import score_payments
+    from models.evaluation.handbook_report import report
+
+    begin = _midnight_ms(test_from, "--test-from")
+    others = {each: _midnight_ms(each, "--week") for each in week or []}
+    started = time.perf_counter()
+    payments = reading.read_payments(data)
+    payments = payments.until(max(begin, *others.values(), begin) + TEST_DAYS * DAY_MS)
+    read_s = time.perf_counter() - started
+    if len(payments) == 0:
+        raise EddyError(
+            f"expected payments before the end of the test week from {test_from}, "
+            "found none; choose a later --test-from"
+        )
+    started = time.perf_counter()
+    with _progress() as progress:
+        task = progress.add_task("payments", total=len(payments))
+        scores = score_payments(
+            payments, progress=lambda done, _: progress.update(task, completed=done)
+        )
+    score_s = time.perf_counter() - started
+    try:
+        found = {"test_from": test_from, **report(payments, scores, begin, others)}
+    except ValueError as error:
+        raise EddyError(f"{data}, test week from {test_from}: {error}") from None
+    found["payments"] = len(payments)
+    found["seconds"] = {"read": round(read_s, 2), "score": round(score_s, 2)}
+    if html is not None:
+        module("deploy.handbook.page").write_page(html, payments, scores, begin, found)
+    if as_json:
+        write_json(_rounded(found))
+        return
+    _print(found)
+
+
+def _midnight_ms(text: str, option: str) -> int:
+    try:
+        day = date.fromisoformat(text)
+    except ValueError:
+        raise EddyError(f"{option}: expected a date such as 2018-08-08, found {text!r}") from None
+    return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp() * 1000)
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:,.0f} of {task.total:,.0f}"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+    )
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _rounded(each) for key, each in value.items()}
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def _print(found: Mapping[str, Any]) -> None:
+    console = Console(highlight=False)
+    rows = found["rows"]
+    console.print(
+        f"test week from {found['test_from']}: {rows['test']:,} payments, "
+        f"{rows['test_fraud']} frauds; {found['payments']:,} scored in "
+        f"{found['seconds']['score']:.1f} s"
+    )
+    table = Table("", "ROC AUC", "average precision", "card precision@100")
+    named = {
+        "unlabelled": found["unlabelled"],
+        "  at most, without labels": found["ceilings"]["traces"],
+        "late labels": found["late_labels"],
+        "  at most": found["ceilings"]["all"],
+        **{f"part: {name}": part for name, part in found["parts"].items()},
+    }
+    for name, part in named.items():
+        table.add_row(name, *(f"{value:.3f}" for value in part.values()))
+    for name, each in found["weeks"].items():
+        table.add_row(f"{name} unlabelled", *(f"{v:.3f}" for v in each["unlabelled"].values()))
+        table.add_row(f"{name} late labels", *(f"{v:.3f}" for v in each["late_labels"].values()))
+    console.print(table)

@@ -1,0 +1,88 @@
+"""Student-t predictive distributions: what a learned variance makes of a Gaussian innovation."""
+
+from __future__ import annotations
+
+import math
+
+from numba import njit
+
+from models.baselines.renewal import log_normal_log_survival
+
+GAUSSIAN_DOF = 1e6  # from here on a Student-t is a normal to single precision
+_LOG_2 = math.log(2.0)
+
+
+@njit(cache=True)
+def normal_score(z, dof):  # type: ignore[no-untyped-def]
+    """Return the standard normal deviate with the tail probability of a Student-t deviate.
+
+    Wallace (1959), eq. 2 with his correction. Two-sided p-values come out right within 2% at .001
+    for dof >= 10, and at most 14% too large (never too small) for dof >= 1.
+
+    Args:
+        z: deviate of a Student-t with scale 1, finite.
+        dof: its degrees of freedom, >= 1; infinity gives z.
+
+    Returns:
+        The deviate, with the sign of z.
+    """
+    if dof >= GAUSSIAN_DOF or z == 0.0:
+        return z
+    # log1p of z * z / dof, which would overflow beyond 1e154.
+    u = math.log1p(z * z / dof) if abs(z) < 1e150 else 2.0 * math.log(abs(z)) - math.log(dof)
+    root = math.sqrt(dof * u)
+    slope = 8.0 * dof + 3.0
+    # s = .184 (8 dof + 3) / sqrt(dof u); for tiny z it is large and the correction constant.
+    s = 0.184 * slope / root if root > 1e-12 else 1e12
+    size = root * (1.0 - 2.0 * math.sqrt(-math.expm1(-s * s)) / slope)
+    return math.copysign(size, z)
+
+
+@njit(cache=True)
+def two_sided_surprise(score):  # type: ignore[no-untyped-def]
+    """Return -log P(|N(0, 1)| > |score|), nats, >= 0: the surprise of a two-sided p-value."""
+    return max(-log_normal_log_survival(abs(score)) - _LOG_2, 0.0)
+
+
+@njit(cache=True)
+def robust_weight(score, dof):  # type: ignore[no-untyped-def]
+    """Return the weight of an observation under Student-t errors, in (0, 1 + 1/dof].
+
+    One step of the EM of Lange, Little and Taylor (1989); `dof` 0 turns it off. The pull
+    weight * score is at most (dof + 1) / (2 sqrt(dof)), whatever the observation.
+    """
+    return 1.0 if dof == 0.0 else (dof + 1.0) / (dof + score * score)
+
+
+@njit(cache=True)
+def _log_sum(a, b):  # type: ignore[no-untyped-def]
+    """Return log(exp(a) + exp(b))."""
+    return max(a, b) + math.log1p(math.exp(-abs(a - b)))
+
+
+@njit(cache=True)
+def radial_surprise(distance, dof, values):  # type: ignore[no-untyped-def]
+    """Return -log P(D > distance) of a multivariate Student-t, nats, >= 0.
+
+    D = x' Sigma^-1 x is `values` times an F(values, dof) variable, and P an incomplete beta
+    function of w = dof / (dof + distance), closed for 2 and 4 values; 3 follow from 1 by
+    I_w(a, 3/2) = I_w(a, 1/2) + 2 w^a sqrt(1 - w) / B(a, 1/2) (DLMF 8.17.21).
+
+    Args:
+        distance: squared Mahalanobis distance to the scale matrix, >= 0.
+        dof: degrees of freedom, >= 1.
+        values: 1 to 4.
+    """
+    half = 0.5 * dof
+    log_power = -half * math.log1p(distance / dof)
+    if values == 2:
+        log_p = log_power
+    elif values == 4:
+        log_p = log_power + math.log1p(half * distance / (dof + distance))
+    else:
+        log_p = -two_sided_surprise(normal_score(math.sqrt(distance), dof))
+        if values == 3 and distance > 0.0:
+            log_beta = math.lgamma(half) + math.lgamma(0.5) - math.lgamma(half + 0.5)
+            log_root = 0.5 * math.log(distance / (dof + distance))
+            log_p = _log_sum(log_p, log_power + _LOG_2 + log_root - log_beta)
+    return max(-log_p, 0.0)
