@@ -99,7 +99,7 @@ class Score:
     """The score of a set of series under one profile and threshold.
 
     Attributes:
-        raw: the sum of credits and charges.
+        raw: the sum of earned and charges.
         windows: how many windows there are.
         found: how many of them hold an alert.
         false_positives: alerted rows outside windows.
@@ -170,11 +170,11 @@ def score_at(
         false_positives += int(outside.sum())
         windows += len(labelled.windows)
         for index in range(len(labelled.windows)):
-            credits = values.gain[alerted & (values.window == index)]
-            found += len(credits) > 0
+            earned = values.gain[alerted & (values.window == index)]
+            found += len(earned) > 0
             raw += (
-                profile.true_positive * float(credits.max())
-                if len(credits)
+                profile.true_positive * float(earned.max())
+                if len(earned)
                 else -profile.false_negative
             )
     return Score(raw, windows, found, false_positives, normalised(raw, windows, profile))

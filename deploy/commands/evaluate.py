@@ -1,0 +1,11 @@
+"""`eddy evaluate`: detectors against data with known answers; each sub-command has its module."""
+
+from __future__ import annotations
+
+import typer
+
+from deploy.commands import evaluate_metrics, evaluate_nab
+
+app = typer.Typer(help="Hold the detectors against data with known answers.", no_args_is_help=True)
+app.command("nab")(evaluate_nab.nab)
+app.command("metrics")(evaluate_metrics.metrics)
