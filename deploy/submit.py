@@ -27,13 +27,7 @@ def on_stack(settings: Settings, state: StackState) -> Settings:
 
 def topics(settings: Settings) -> dict[str, int]:
     """Name the topics of the job, with the partitions that new ones get."""
-    sink = settings.sink
-    names = (
-        settings.source.topic,
-        sink.alerts_topic,
-        sink.dead_letters_topic,
-        sink.late_topic,
-    )
+    names = (settings.source.topic, *settings.sink.topics)
     return dict.fromkeys(names, settings.flink.parallelism)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from flink_jobs.components import EventTells
+from flink_jobs.components import BAND_Z, EventTells, span
 from models.baselines.renewal import BURST
 from models.detectors import FUSED
 from models.fusion import calibrated_p
@@ -20,7 +20,6 @@ from models.fusion import calibrated_p
 ALERT = "alert"
 LATE = "late"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-BAND_Z = 2.5758  # the expected band holds 99% of a normal prediction
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +86,6 @@ def rfc3339(time_ms: int) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _span(seconds: float) -> str:
-    for unit, size in (("d", 86_400.0), ("h", 3_600.0), ("min", 60.0)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.3g} s"
-
-
 def _number(value: float) -> float | None:
     return float(f"{value:.6g}") if math.isfinite(value) else None
 
@@ -131,7 +123,7 @@ def _reason_text(name: str, told: np.void, components: EventTells, back: _Back) 
         gap, usual = math.exp(told["log_gap"]), math.exp(told["gap_mean"])
         return (
             f"events come at {BURST:g} times the expected rate or more: the last after "
-            f"{_span(gap)}, where {_span(usual)} is usual"
+            f"{span(gap)}, where {span(usual)} is usual"
         )
     if name == "surge":
         return (
@@ -202,8 +194,7 @@ def event_alert(
         if d == order[0] or (p_values[d] < 0.05 and decided["surprise"][d] > 0.0)
     ]
     log_p = float(decided["log_p"])
-    own = float(told["typical"]), float(told["spread"])
-    typical, spread = components.expected() or own
+    low, typical, high = components.expected() or _expected(told)
     gap = (time_ms - int(told["last_ms"])) / 1000 if told["timed"] else None
     data: dict[str, object] = {
         "event_time": rfc3339(time_ms),
@@ -219,8 +210,8 @@ def event_alert(
             "gap_s": _number(math.exp(told["gap_mean"])),
         },
         "expected_values": {
-            "low": _number(back(typical - BAND_Z * spread)),
-            "high": _number(back(typical + BAND_Z * spread)),
+            "low": _number(back(low)),
+            "high": _number(back(high)),
         },
         "degraded": degraded,
         "model_version": model_version,
@@ -231,6 +222,12 @@ def event_alert(
     }
     alert_id = _alert_id(context, entity, place.event_id, time_ms)
     return _envelope(context, entity, alert_id, time_ms, data)
+
+
+def _expected(told: np.void) -> tuple[float, float, float]:
+    """Return (low, typical, high) on the transformed scale, by the core."""
+    typical, reach = float(told["typical"]), BAND_Z * float(told["spread"])
+    return typical - reach, typical, typical + reach
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +248,7 @@ def silence_alert(
     """Write the alert of a silence; it is dated when the silence became surprising."""
     gap_s = (silence.due_ms - silence.last_ms) / 1000
     usual_s = math.exp(silence.scale)
-    text = f"nothing for {_span(gap_s)}, where an event every {_span(usual_s)} is usual"
+    text = f"nothing for {span(gap_s)}, where an event every {span(usual_s)} is usual"
     p = context.silence_alpha
     data: dict[str, object] = {
         "event_time": rfc3339(silence.due_ms),

@@ -16,6 +16,8 @@ from models.baselines.component import NO_PARTNER, Component
 from models.baselines.registry import REGISTRY, Context, label
 from state.table import Part, Table
 
+BAND_Z = 2.5758  # the expected band holds 99% of a normal prediction
+
 
 @dataclass(frozen=True, slots=True)
 class KindComponents:
@@ -113,13 +115,23 @@ class EventTells:
     tells: tuple[NDArray[np.float32], ...] = ()
     event: int = 0
 
-    def expected(self) -> tuple[float, float] | None:
-        """Return mean and standard deviation of the transformed value, of the first that knows."""
+    def expected(self) -> tuple[float, float, float] | None:
+        """Return (low, typical, high) of the transformed value, of the first that knows."""
         for component, told in self._by_component():
-            pair = REGISTRY[component.name].expected
-            if pair is not None and all(math.isfinite(told[name]) for name in pair):
-                return told[pair[0]], told[pair[1]]
+            names = REGISTRY[component.name].expected or ()
+            found = [told[name] for name in names]
+            if not found or not all(map(math.isfinite, found)):
+                continue
+            if len(found) == 2:
+                mean, sd = found
+                return mean - BAND_Z * sd, mean, mean + BAND_Z * sd
+            typical, low, high = found
+            return low, typical, high
         return None
+
+    def all(self) -> dict[str, dict[str, float]]:
+        """Return by component, by name, all that was told."""
+        return {component.name: told for component, told in self._by_component()}
 
     def reason(self, name: str, actual: float, back: Callable[[float], float]) -> str:
         """Write the sentence of a reason.
@@ -133,8 +145,9 @@ class EventTells:
             for surprise in component.surprises:
                 text = REGISTRY[component.name].texts.get(surprise)
                 if label(component.name, surprise) == name and text is not None:
-                    numbers = {key: _Number(x, back) for key, x in told.items()}
-                    return text.format(**{"actual": _Number(actual, back)} | numbers)
+                    numbers = {"actual": _Number(actual, back)}
+                    numbers |= {key: _Number(x, back) for key, x in told.items()}
+                    return text.format(**numbers) if isinstance(text, str) else text(numbers)
         return f"{name.replace('_', ' ')} is not as this entity's history suggests"
 
     def _by_component(self) -> Iterator[tuple[Component, dict[str, float]]]:
@@ -144,17 +157,34 @@ class EventTells:
 
 
 class _Number:
-    """A number in a sentence; {x:value} is turned back to the events' scale."""
+    """A number in a sentence; see `models.baselines.registry.Number`."""
 
     def __init__(self, value: float, back: Callable[[float], float]) -> None:
         self._value, self._back = value, back
+
+    def __float__(self) -> float:
+        return self._value
 
     def __format__(self, spec: str) -> str:
         if not math.isfinite(self._value):
             return "unknown"
         if spec == "value":
             return f"{self._back(self._value):.6g}"
+        if spec == "span":
+            return span(self._value)
         return format(self._value, spec or ".3g")
+
+
+def span(seconds: float) -> str:
+    """Write a span of time in a unit that fits.
+
+    >>> span(7_200.0)
+    '2.0 h'
+    """
+    for unit, size in (("d", 86_400.0), ("h", 3_600.0), ("min", 60.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.3g} s"
 
 
 def _digest(parameters: object) -> str:

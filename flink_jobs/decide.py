@@ -109,6 +109,7 @@ class DecideModel:
         silence_alpha: float | None,
         silence_min_events: int,
         components: Sequence[str] = (),
+        fuse_all: bool = False,
     ) -> DecideModel:
         """Gather the model of a kind.
 
@@ -121,6 +122,7 @@ class DecideModel:
             silence_alpha: p-value of a silence; None where this kind's silences are not told.
             silence_min_events: events an entity must have had before its silence can be told.
             components: names of the surprises of the kind's components; all of them vote.
+            fuse_all: give every event its fused p-value, not only those near the threshold.
 
         Raises:
             ValueError: a detector's name is not known.
@@ -132,7 +134,8 @@ class DecideModel:
         tails = [[prior.tail(name, degraded) for name in names] for degraded in (False, True)]
         offset = np.array([[t.offset for t in mode] for mode in tails])
         slope = np.array([[t.slope for t in mode] for mode in tails])
-        bar = (offset - math.log(alpha)) / slope
+        # The fused p-value is never below the least of those it is made of.
+        bar = np.full_like(offset, -math.inf) if fuse_all else (offset - math.log(alpha)) / slope
         for d, name in enumerate(FUSED):
             if not votes(name, detectors):
                 offset[:, d], slope[:, d], bar[:, d] = math.inf, 0.0, math.inf

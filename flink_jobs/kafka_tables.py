@@ -85,14 +85,9 @@ def sink(settings: Settings) -> str:
     """Return the table that writes key and value to the topic each row names."""
     exactly_once = settings.sink.delivery == "exactly_once"
     security = dict(settings.sink.kafka) or dict(settings.source.kafka)
-    topics = (
-        settings.sink.alerts_topic,
-        settings.sink.dead_letters_topic,
-        settings.sink.late_topic,
-    )
     options = {
         "connector": "kafka",
-        "topic": ";".join(topics),
+        "topic": ";".join(settings.sink.topics),
         "properties.bootstrap.servers": settings.source.bootstrap_servers,
         "properties.transaction.timeout.ms": str(settings.sink.transaction_timeout_ms),
         "properties.max.request.size": "2097152",

@@ -74,6 +74,7 @@ def kind_models(settings: Settings, encoder: Encoder, prior: Prior) -> list[Kind
                     silence_alpha=silence_alpha,
                     silence_min_events=detection.silence_min_events,
                     components=components.labels,
+                    fuse_all=settings.sink.scores_topic is not None,
                 ),
                 partner=kinds.index(partner) if partner else None,
                 components=components,

@@ -29,6 +29,7 @@ from flink_jobs.intensity_protocol import (
 from flink_jobs.model_files import load_models
 from flink_jobs.parse import Records, dead_letter, parse
 from flink_jobs.scorer import ShardScorer
+from flink_jobs.scores import SCORE
 from flink_jobs.settings import Settings
 from state.events import decode, encode
 
@@ -127,7 +128,9 @@ class ScoreOperator(KeyedProcessFunction):
         self._idle_at: dict[int, int] = {}
         self._seen: dict[int, tuple[int, int]] = {}
         sink = self._settings.sink
-        self._topics = {ALERT: sink.alerts_topic, LATE: sink.late_topic}
+        self._topics = {
+            ALERT: sink.alerts_topic, LATE: sink.late_topic, SCORE: sink.scores_topic or ""
+        }  # fmt: skip
         self._register_metrics(context)
 
     def close(self) -> None:

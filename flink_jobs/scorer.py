@@ -32,6 +32,7 @@ from flink_jobs.components import NO_COMPONENTS, EventTells, KindComponents, wal
 from flink_jobs.decide import ALERT, PREDICTION, DecideModel, decide, pack, sweep
 from flink_jobs.intensity_protocol import IntensityClient, Ticket
 from flink_jobs.lateness import PartitionClocks
+from flink_jobs.scores import score_output
 from flink_jobs.settings import Settings
 from models.tpp.spec import INPUT
 from state.columns import Strings
@@ -356,6 +357,8 @@ class ShardScorer:
             decided = self._decide_kind(k, pending.told[k], mine)
             if self._observer is not None:
                 self._observer(k, told, decided)
+            if self._settings.sink.scores_topic is not None:
+                yield from self._scores(pending, k, decided)
             for i in np.flatnonzero(decided["verdict"] == ALERT).tolist():
                 alert = self._event_alert(pending, k, i, decided[i])
                 found.append((int(told[i]["event"]), alert))
@@ -437,7 +440,7 @@ class ShardScorer:
         return event_alert(
             self._context,
             Entity(model.kind, id_of(self._holder(pending, k, int(told["row"]), i))),
-            EventPlace(batch.event_id[i], int(batch.partition[i]), int(batch.offset[i])),
+            _place_of(batch, i),
             told,
             decided,
             (model.decide.offset[mode], model.decide.slope[mode]),
@@ -446,6 +449,21 @@ class ShardScorer:
             model.decide.names,
             EventTells(model.components, mine.components, at),
         )
+
+    def _scores(self, pending: _Pending, k: int, decided: NDArray[np.void]) -> Iterator[Output]:
+        """Write the score of every event of one kind."""
+        model, mine = self._models[k], pending.told[k]
+        for at in range(len(mine)):
+            told = mine.core[at]
+            i = int(told["event"])
+            yield score_output(
+                self._context,
+                Entity(model.kind, id_of(self._holder(pending, k, int(told["row"]), i))),
+                _place_of(pending.batch, i),
+                told,
+                decided[at],
+                EventTells(model.components, mine.components, at),
+            )
 
     def _unaided(self, unaided: bool) -> bool:
         return bool(unaided) and self._settings.triton.enabled
@@ -538,6 +556,10 @@ def _empty(topic: str, kinds: int) -> EventBatch:
         ids=(none,) * kinds,
         hashes=np.zeros((kinds, 0), np.uint64),
     )
+
+
+def _place_of(batch: LoggedBatch, i: int) -> EventPlace:
+    return EventPlace(batch.event_id[i], int(batch.partition[i]), int(batch.offset[i]))
 
 
 def _known_hashes(batch: EventBatch, k: int) -> NDArray[np.uint64]:

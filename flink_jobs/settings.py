@@ -177,14 +177,21 @@ class DetectionSettings:
 
 @dataclass(frozen=True)
 class SinkSettings:
-    """Where alerts, dead letters and late events go, and with which guarantee."""
+    """Where alerts, dead letters, late events and scores go, and with which guarantee."""
 
     alerts_topic: Annotated[str, _TOPIC]
     dead_letters_topic: Annotated[str, _TOPIC]
     late_topic: Annotated[str, _TOPIC]
+    scores_topic: Annotated[str | None, _TOPIC]
     delivery: Annotated[str, one_of("exactly_once", "at_least_once")]
     transaction_timeout_ms: Annotated[int, Range(1_000, 86_400_000)]
     kafka: Annotated[Pairs, Dotted()]
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """The topics that the job writes."""
+        topics = (self.alerts_topic, self.dead_letters_topic, self.late_topic)
+        return topics if self.scores_topic is None else (*topics, self.scores_topic)
 
 
 @dataclass(frozen=True)
@@ -335,7 +342,7 @@ def _check_together(settings: Settings) -> list[str]:
             f'{path}: expected kinds of [event.entities] ({", ".join(kinds)}), found "{kind}"',
         )
     for kind, names in detection.components:
-        problems += _check_components(kind, names)
+        problems += _check_components(kind, names, len(event.marks))
     expect(
         event.value_min < event.value_max,
         f"event.value_min: expected less than event.value_max = {event.value_max:.15g},"
@@ -369,10 +376,10 @@ def _check_together(settings: Settings) -> list[str]:
         "sink.transaction_timeout_ms: expected more than twice flink.checkpoint_interval_ms ="
         f" {flink.checkpoint_interval_ms}, found {sink.transaction_timeout_ms}",
     )
-    topics = (settings.source.topic, sink.alerts_topic, sink.dead_letters_topic, sink.late_topic)
+    topics = (settings.source.topic, *sink.topics)
     expect(
         len(set(topics)) == len(topics),
-        "sink: expected source.topic and the three topics of [sink] to differ,"
+        "sink: expected source.topic and the topics of [sink] to differ,"
         f" found {', '.join(topics)}",
     )
     expect(
@@ -383,7 +390,7 @@ def _check_together(settings: Settings) -> list[str]:
     return problems
 
 
-def _check_components(kind: str, names: Sequence[str]) -> list[str]:
+def _check_components(kind: str, names: Sequence[str], marks: int) -> list[str]:
     path, known = f"detection.components.{kind}", sorted(REGISTRY)
     problems = []
     for name in names:
@@ -391,6 +398,8 @@ def _check_components(kind: str, names: Sequence[str]) -> list[str]:
             near = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
             problems.append(f"{path}: unknown component {name}; {hint}")
+        elif REGISTRY[name].reads_mark and marks < 2:
+            problems.append(f"{path}: {name} expects at least two event.marks, found {marks}")
     if len(set(names)) != len(names) or len(names) > MOST_COMPONENTS:
         found = ", ".join(names)
         problems.append(f"{path}: expected up to {MOST_COMPONENTS} names, each once, found {found}")

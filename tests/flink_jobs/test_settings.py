@@ -314,7 +314,7 @@ def test_kafka_properties_keep_their_dots_however_they_are_written(tmp_path: Pat
         ),
         (
             "sink.late_topic=eddy.alerts",
-            "sink: expected source.topic and the three topics of [sink] to differ,"
+            "sink: expected source.topic and the topics of [sink] to differ,"
             " found eddy.payments, eddy.alerts, eddy.dead-letters, eddy.alerts",
         ),
         (
