@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.demo.report import Received, judge
-from flink_jobs.alerts import BAND_Z
+from flink_jobs.components import BAND_Z
 from flink_jobs.intensity import TritonClient
 from flink_jobs.intensity_protocol import IntensityClient, NullClient
 from flink_jobs.model_files import load_models
