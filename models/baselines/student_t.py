@@ -45,13 +45,13 @@ def two_sided_surprise(score):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def robust_weight(score, dof):  # type: ignore[no-untyped-def]
+def robust_weight(deviate, dof):  # type: ignore[no-untyped-def]
     """Return the weight of an observation under Student-t errors, in (0, 1 + 1/dof].
 
     One step of the EM of Lange, Little and Taylor (1989); `dof` 0 turns it off. The pull
-    weight * score is at most (dof + 1) / (2 sqrt(dof)), whatever the observation.
+    weight * deviate is at most (dof + 1) / (2 sqrt(dof)), whatever the observation.
     """
-    return 1.0 if dof == 0.0 else (dof + 1.0) / (dof + score * score)
+    return 1.0 if dof == 0.0 else (dof + 1.0) / (dof + deviate * deviate)
 
 
 @njit(cache=True)

@@ -289,10 +289,7 @@ def test_equals_statsmodels_unobserved_components() -> None:
     }
     found = theirs.filter([values[name] for name in theirs.param_names])
     track = Track(spec, events)
-    # statsmodels keeps phi_2 x_{n-1} as the second state of the autoregression.
-    mean = track.mean.copy()
-    mean[:, 8] *= -0.3
-    np.testing.assert_allclose(mean.T, found.filtered_state, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(track.mean.T, found.filtered_state, rtol=0, atol=1e-9)
 
 
 def dense_cov(spec: StructuralSpec, events: Events) -> Floats:
@@ -422,10 +419,11 @@ def test_the_learned_noise_is_the_conjugate_posterior() -> None:
     y = rng.uniform(-1.2, 1.2, 300)
     track = Track(spec, events_of(START_MS + np.arange(300) * 300_000, y))
     n = np.arange(1, 301)
-    # CUT makes up for the squares above CLIP, which a uniform does not have.
+    # CUT makes up for squares beyond CLIP, which a uniform has not; while few events are known the
+    # square is that of the normal score, a little smaller.
     scale = track.learned[:, 0]
     np.testing.assert_allclose(track.learned[:, 1], 10 + n, rtol=1e-9)
-    np.testing.assert_allclose(scale, (10 * NOISE + np.cumsum(y**2)) / (10 + n), rtol=0.02)
+    np.testing.assert_allclose(scale, (10 * NOISE + np.cumsum(y**2)) / (10 + n), rtol=0.05)
 
 
 def test_an_outlier_pulls_by_a_bounded_amount() -> None:
@@ -484,7 +482,7 @@ def test_no_scale_no_score() -> None:
 def test_large_values_keep_their_small_changes() -> None:
     events = draw(LOCAL_LEVEL, 11, 500)
     plain, _ = walk(structural(LOCAL_LEVEL), events)
-    events.value += 1e6
+    events.value[:] += 1e6
     moved, _ = walk(structural(LOCAL_LEVEL), events)
     np.testing.assert_allclose(moved[50:, SURPRISE], plain[50:, SURPRISE], atol=0.05)
 
