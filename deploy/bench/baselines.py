@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -154,7 +154,7 @@ def _without_peers(reason: str) -> dict[str, dict[str, object]]:
 
 
 def run_baselines(
-    pythons: list[Path], short: bool, progress: Callable[[str], None]
+    pythons: Sequence[Path], short: bool, progress: Callable[[str], None]
 ) -> BaselinesReport:
     """Measure eddy's components and the other tools.
 
@@ -177,14 +177,15 @@ def run_baselines(
     for package in ("eddy-streams", "numba", "numpy"):
         versions[package] = _version(package)
     left_out: dict[str, str] = {}
-    for python in pythons or [None]:
+    interpreters: list[Path | None] = [*pythons] or [None]
+    for python in interpreters:
         progress("other tools: pykalman, river, simdkalman (a minute)")
         found = run_peers(python)
         versions |= {name: str(value) for name, value in found["versions"].items()}
         left_out |= {name: str(reason) for name, reason in found["left_out"].items()}
-        for name, figures in found["systems"].items():
-            assert isinstance(figures, dict)
-            systems[name] = {key: _digits(float(value)) for key, value in figures.items()}
+        for name, measured in found["systems"].items():
+            assert isinstance(measured, dict)
+            systems[name] = {key: _digits(float(value)) for key, value in measured.items()}
     for package in [name for name in left_out if name in versions]:
         del left_out[package]  # one of the interpreters has it
     for name, component in list(components().items())[:2]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -244,7 +245,7 @@ def carry(p, form, gaps, values, mean_of, packed, rounding, variances):  # type:
             mean_of[j] = mean[j]
 
 
-def full(packed: NDArray[np.floating], form: int, d: int) -> Floats:
+def full(packed: NDArray[np.floating[Any]], form: int, d: int) -> Floats:
     """Return the stored covariance, float64[d, d]."""
     lower = np.zeros((d, d))
     lower[np.tril_indices(d)] = packed[0]
@@ -266,7 +267,7 @@ class Carried:
     """One form with its stored state, and what was found of it."""
 
     def __init__(
-        self, spec: StructuralSpec, form: int, number: type[np.floating], margin: bool
+        self, spec: StructuralSpec, form: int, number: type[np.floating[Any]], margin: bool
     ) -> None:
         self.parameters: Parameters = compile_spec(spec, None)
         d = spec.states

@@ -230,7 +230,7 @@ def test_equals_pykalmans_filter_update(spec: StructuralSpec, irregular: bool) -
             observation_covariance=np.array([[NOISE]]),
             observation_offset=np.zeros(1),
         )
-        mean = np.ma.filled(mean)
+        mean = np.asarray(mean)
         np.testing.assert_allclose(track.mean[i], mean, rtol=0, atol=1e-9)
         np.testing.assert_allclose(track.cov[i], cov, rtol=0, atol=1e-9)
 
@@ -380,14 +380,12 @@ def test_splitting_a_gap_changes_nothing(spec: StructuralSpec) -> None:
     events = series(spec, irregular=True, n=40, seed=5)
     whole = spec.autoregression is not None and len(spec.autoregression.coefficients) > 1
     whole |= spec is PARTS["ar_1_alternating"]
-    between = np.full(40, np.nan)
-    middle = events.time_ms[:-1] + (np.diff(events.time_ms) * (0 if whole else 0.37)).astype(int)
-    split = events_of(
-        np.insert(middle, 0, events.time_ms[0]).repeat(2)[1:].copy(),
-        np.stack([events.value, between], axis=1).ravel()[:-1],
-    )
-    split.time_ms[0::2] = events.time_ms
-    split.time_ms[1::2] = middle
+    inside = np.diff(events.time_ms) * (0.0 if whole else 0.37)
+    time_ms = np.empty(79, np.int64)
+    time_ms[0::2], time_ms[1::2] = events.time_ms, events.time_ms[:-1] + inside.astype(np.int64)
+    value = np.full(79, np.nan)
+    value[0::2] = events.value
+    split = events_of(time_ms, value)
     found, wanted = Track(spec, split), Track(spec, events)
     np.testing.assert_allclose(found.mean[0::2], wanted.mean, rtol=0, atol=1e-9)
     np.testing.assert_allclose(found.cov[0::2], wanted.cov, rtol=0, atol=1e-9)
