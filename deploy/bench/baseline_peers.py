@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import platform
 import statistics
 import sys
 import time
@@ -138,15 +139,15 @@ def main() -> None:
         except ImportError as error:
             found["left_out"][package] = f"not importable by this interpreter: {error}"
             continue
-        found["versions"][package] = version(package)
+        python = platform.python_version()
+        with_numpy = f"{version(package)} (Python {python}, numpy {np.__version__})"
+        found["versions"][package] = with_numpy
         for label, make, entities in steps:
             for model, season in (("local level", False), ("level, trend, day", True)):
                 # Many at once take long: fewer steps of them.
                 some = values if entities == 1 else values[:60]
                 measured = measure(make(season), some, entities)
                 found["systems"][f"{package} {label}: {model}"] = measured
-    found["versions"]["peers' python"] = sys.version.split()[0]
-    found["versions"]["peers' numpy"] = np.__version__
     json.dump(found, sys.stdout)
 
 

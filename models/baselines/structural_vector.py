@@ -40,7 +40,7 @@ from models.baselines.structural import (
     VALUE_LIMIT,
 )
 from models.baselines.structural_spec import Parameters, StructuralSpec, compile_spec
-from models.baselines.student_t import normal_score, radial_surprise
+from models.baselines.student_t import cut_off, normal_score, radial_surprise
 
 VERSION = 1
 VALUES_LIMIT = 4
@@ -168,7 +168,8 @@ def learn(rules, cuts, innovation, ratio_var, distance, left, active, noise_cov,
         return
     prior = rules.prior_events if rules.noise_var > 0.0 else float(k)
     rate = 1.0 / min(learned[SCORED] + prior, rules.memory_events)
-    weight = cuts[1] * min(1.0, cuts[0] / max(distance, 1e-300)) / ratio_var
+    limit = cut_off(cuts[0], learned[DOF])
+    weight = cuts[1] * min(1.0, limit / max(distance, 1e-300)) / ratio_var
     for i in range(k):
         for j in range(k):
             square = weight * innovation[i] * innovation[j] + left[i, j]

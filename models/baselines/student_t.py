@@ -9,6 +9,7 @@ from numba import njit
 from models.baselines.renewal import log_normal_log_survival
 
 GAUSSIAN_DOF = 1e6  # from here on a Student-t is a normal to single precision
+SQUARE_LIMIT = 100.0
 _LOG_2 = math.log(2.0)
 
 
@@ -36,6 +37,17 @@ def normal_score(z, dof):  # type: ignore[no-untyped-def]
     s = 0.184 * slope / root if root > 1e-12 else 1e12
     size = root * (1.0 - 2.0 * math.sqrt(-math.expm1(-s * s)) / slope)
     return math.copysign(size, z)
+
+
+@njit(cache=True)
+def cut_off(limit, dof):  # type: ignore[no-untyped-def]
+    """Return the squared deviate of a Student-t whose squared normal score is `limit`.
+
+    Wallace's first approximation, inverted, and at most SQUARE_LIMIT: with one or two degrees of
+    freedom the exact one is in the hundred thousands, and a single event would set the scale.
+    """
+    stretch = (8.0 * dof + 3.0) / (8.0 * dof + 1.0)
+    return min(dof * math.expm1(min(limit * stretch * stretch / dof, 7.0)), SQUARE_LIMIT)
 
 
 @njit(cache=True)
