@@ -8,10 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numba import config
 from typer.testing import CliRunner
 
 from deploy.bench import baseline_peers, baselines, covariance_forms
 from deploy.cli import app
+
+pytestmark = pytest.mark.skipif(
+    bool(config.DISABLE_JIT), reason="measures compiled kernels: as Python they take minutes"
+)
 
 
 def stand_in(folder: Path, body: str) -> Path:
@@ -100,6 +105,7 @@ def test_the_others_carry_the_model_that_eddy_does() -> None:
     assert pykalman["us_per_event"] > 0.0
 
 
+@pytest.mark.slow  # compiles six kernels
 def test_the_forms_of_a_covariance_agree() -> None:
     """2 chunks of the experiment of decision 8."""
     found = covariance_forms.experiment(covariance_forms.PROBLEMS["ordinary"], updates=20_000)
