@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 mpl.use("Agg")
+from matplotlib import dates as mdates
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
@@ -56,7 +57,7 @@ def write_page(
         ),
         (
             (
-                "Precision and recall. The dashed line is the share of frauds that leave a trace in "
+                "Precision and recall. The dashed line is the share of frauds with a trace in "
                 "amounts: no unlabelled detector gets beyond it but by chance."
             ),
             _curves(payments, scores, test),
@@ -144,12 +145,12 @@ def _curves(payments: Payments, scores: Scores, test: NDArray[np.int64]) -> Figu
     ax.axvline(float(traces), color="#555", linestyle="--", linewidth=1)
     ax.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False)
+    ax.legend(frameon=False, loc="center right", bbox_to_anchor=(0.99, 0.36))
     return figure
 
 
 def _daily(payments: Payments, scores: Scores, test: NDArray[np.int64]) -> Figure:
-    figure, ax = plt.subplots(figsize=(8, 4.5))
+    figure, ax = plt.subplots(figsize=(10, 4.5))
     day, card, fraud = payments.day[test], payments.customer[test], payments.fraud[test]
     for shift, (name, score) in enumerate(
         (("unlabelled", scores.unlabelled), ("late labels", scores.late))
@@ -227,6 +228,9 @@ def _amounts(payments: Payments, scores: Scores, card: int, test_from_ms: int) -
 
 def _mark_week(ax: Any, test_from_ms: int) -> None:
     begin = np.datetime64(test_from_ms, "ms")
+    locator = mdates.AutoDateLocator()
+    ax.xaxis.set_major_locator(locator)
+    ax.xaxis.set_major_formatter(mdates.ConciseDateFormatter(locator))
     ax.axvspan(begin, begin + np.timedelta64(7, "D"), color="#edae49", alpha=0.15, linewidth=0)
     ax.spines[["top", "right"]].set_visible(False)
 

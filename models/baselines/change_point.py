@@ -17,12 +17,9 @@ from numba import njit
 from models.baselines.component import Component
 from models.baselines.episodes import log_t_density
 from models.baselines.tails import log_sum, log_t_sf, surprise
-from models.baselines.value import value_predict
+from models.baselines.value import bounded, value_predict
 
 HYPOTHESES = 16
-FARTHEST = (
-    1e8  # spreads from the level that a value counts for at most, so that squares stay finite
-)
 
 CHANGE_STATE = np.dtype(
     [
@@ -76,7 +73,7 @@ def _two_sided(entity, y, p):  # type: ignore[no-untyped-def]
         centre, spread, dof = _predict(entity, k, p)
         weight = entity["log_weight"][k]
         level += math.exp(weight) * centre
-        t = min(max((y - centre) / spread, -FARTHEST), FARTHEST)
+        t = (y - centre) / spread
         above = log_sum(above, weight + log_t_sf(t, dof))
         below = log_sum(below, weight + log_t_sf(-t, dof))
     return min(above, below) + 0.6931471805599453, level
@@ -89,7 +86,7 @@ def _observe(entity, y, p):  # type: ignore[no-untyped-def]
     total = -math.inf
     for k in range(used):
         centre, spread, dof = _predict(entity, k, p)
-        error = min(max(y - centre, -FARTHEST * spread), FARTHEST * spread)
+        error = y - centre
         events = p.mean_events + float(entity["run"][k])
         entity["log_weight"][k] += log_t_density(error / spread, dof) - math.log(spread)
         total = log_sum(total, entity["log_weight"][k])
@@ -131,8 +128,8 @@ def _walk(state, row, fresh, time_ms, value, mark, partner, p, out):  # type: ig
         y = value[i]
         log_p, level = 0.0, math.nan
         if math.isfinite(y):
-            log_p, level = _two_sided(entity, y, p)
-            _observe(entity, y, p)
+            log_p, level = _two_sided(entity, bounded(y), p)
+            _observe(entity, bounded(y), p)
         recent = 0.0
         run = 0.0
         for k in range(entity["used"]):

@@ -43,7 +43,8 @@ class CountsParameters(NamedTuple):
         bucket_ms: width of a bucket; BUCKETS of them are the window.
         shape: of the gamma prior of the rate, > 0.
         rate: of the prior, operational hours, > 0; shape / rate is the typical rate per hour.
-        discount: in (0, 1]; 1 / (1 - discount) is the memory in buckets. The prior is not forgotten.
+        discount: in (0, 1]; 1 / (1 - discount) is the memory in buckets. The prior
+            is not forgotten.
         cumulative: float64[169], operational hours by hour of the week.
     """
 
@@ -144,8 +145,8 @@ def counts_component(
     fits = window_ms > 0 and window_ms % BUCKETS == 0 and 0.0 < discount <= 1.0
     if not (fits and min(shape, rate_hours) > 0.0):
         raise ValueError(
-            f"{name}: expected a positive window_ms that is a multiple of {BUCKETS}, positive shape "
-            f"and rate_hours, and a discount in (0, 1]; found {window_ms}, {shape}, {rate_hours}, "
+            f"{name}: expected a positive window_ms, a multiple of {BUCKETS}, positive shape and "
+            f"rate_hours, and a discount in (0, 1]; found {window_ms}, {shape}, {rate_hours}, "
             f"{discount}"
         )
     cumulative = cumulative_profile(np.ones(HOURS) if profile is None else profile)

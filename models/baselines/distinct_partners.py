@@ -34,8 +34,8 @@ class PartnersParameters(NamedTuple):
         window_ms: > 0.
         set: of the beta prior, > 0.
         clear: of the beta prior, > 0.
-        discount: in (0, 1]; 1 / (1 - discount) is the memory in windows that had an event. The prior
-            is not forgotten.
+        discount: in (0, 1]; 1 / (1 - discount) is the memory in windows that had an event. The
+            prior is not forgotten.
     """
 
     window_ms: int

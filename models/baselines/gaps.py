@@ -278,8 +278,8 @@ def log_normal_gaps(
     """
     if not (math.isfinite(mean) and min(mean_events, shape, scale) > 0.0 and 0.0 < discount <= 1.0):
         raise ValueError(
-            f"{name}: expected a finite mean, positive mean_events, shape and scale, and a discount "
-            f"in (0, 1]; found {mean}, {mean_events}, {shape}, {scale}, {discount}"
+            f"{name}: expected a finite mean, positive mean_events, shape and scale, and a "
+            f"discount in (0, 1]; found {mean}, {mean_events}, {shape}, {scale}, {discount}"
         )
     p = LogNormalParameters(mean, mean_events, shape, scale, discount, _cumulative(profile))
     tells = _tells(name)
@@ -322,8 +322,9 @@ def _shaped(
     fits = 1 <= len(shapes) <= MAX_SHAPES and min(shapes, default=0.0) > 0.0
     if not (fits and min(typical_s, prior_gaps) > 0.0 and 0.0 < discount <= 1.0):
         raise ValueError(
-            f"{name}: expected 1 to {MAX_SHAPES} positive shapes, positive typical_s and prior_gaps,"
-            f" and a discount in (0, 1]; found {shapes}, {typical_s}, {prior_gaps}, {discount}"
+            f"{name}: expected 1 to {MAX_SHAPES} positive shapes, positive typical_s and "
+            f"prior_gaps, and a discount in (0, 1]; found {shapes}, "
+            f"{typical_s}, {prior_gaps}, {discount}"
         )
     p = ShapedParameters(
         family, np.array(shapes, np.float64), typical_s, prior_gaps, discount, _cumulative(profile)

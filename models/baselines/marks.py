@@ -275,8 +275,9 @@ def _parameters(
     fits = 2 <= len(base) <= MARKS and min(base) > 0.0
     if not (fits and strength > 0.0 and 0.0 < discount <= 1.0 and 0.0 <= share < 1.0):
         raise ValueError(
-            f"{name}: expected 2 to {MARKS} positive probabilities, a positive strength, a discount "
-            f"in (0, 1] and a share in [0, 1); found {base}, {strength}, {discount}, {share}"
+            f"{name}: expected 2 to {MARKS} positive probabilities, a positive strength, a "
+            f"discount in (0, 1] and a share in [0, 1); found {base}, "
+            f"{strength}, {discount}, {share}"
         )
     scaled = np.array(base, np.float64) / np.sum(base)
     return MarksParameters(scaled, strength, discount, share, order)
