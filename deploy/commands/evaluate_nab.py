@@ -23,16 +23,29 @@ HtmlFile = Annotated[
     Path | None,
     typer.Option("--html", metavar="FILE", help="Write one picture of each series into a page."),
 ]
+CrossValidate = Annotated[
+    bool,
+    typer.Option(
+        "--cross-validate", help="Also score parts at the threshold of the rest (half a minute)."
+    ),
+]
 
 
 def nab(
     data: DataFolder,
     threshold_from: ThresholdFolder = None,
     html: HtmlFile = None,
+    cross_validate: CrossValidate = False,
     as_json: AsJson = False,
 ) -> None:
     """Score the metric detector as NAB does, event by event, with one threshold for all series."""
-    from deploy.evaluate.nab_report import KEYS, nab_report, run_corpus, write_nab_page
+    from deploy.evaluate.nab_report import (
+        KEYS,
+        cross_validation,
+        nab_report,
+        run_corpus,
+        write_nab_page,
+    )
     from deploy.evaluate.progress import progress
     from deploy.evaluate.series import read_nab
     from models.baselines.metric import metric_component
@@ -47,6 +60,8 @@ def nab(
     if html is not None:
         with progress("draw", len(corpus.series)) as step:
             write_nab_page(html, run, thresholds, f"NAB: {data}", step)
+    if cross_validate:
+        report["cross_validation"] = cross_validation(run)
     if as_json:
         write_json(report)
         return
@@ -69,6 +84,11 @@ def _table(report: Mapping[str, object], profiles: Iterable[str]) -> Iterator[st
     assert isinstance(thresholds, dict)
     yield _line("all", {**report, **counts["standard"]}, names)
     yield _line("threshold", thresholds, names)
+    validation = report.get("cross_validation", {})
+    assert isinstance(validation, dict)
+    for name, figures in validation.items():
+        if isinstance(figures, dict):
+            yield _line(name, figures, names)
 
 
 def _line(name: str, figures: Mapping[str, object], profiles: Iterable[str]) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 VALUE, BAND, WINDOW, PROBATION = "#33517a", "#d98a29", "#c8553d", "#8a8a8a"
 ALERT = "#b3261e"
 TOP = 4.0  # the score axis ends here; what is above is drawn at the edge
+GAP = 20  # usual steps without a row, from which on no line is drawn
 OUTLIER_SHARE = 20.0  # a value range beyond so many interquartile ranges is drawn on a bent scale
 
 
@@ -79,18 +80,22 @@ def draw(picture: Picture, width: float = 11.0, height: float = 3.6, dpi: int = 
 
 def _draw_value(axes: Axes, picture: Picture, time: NDArray[np.datetime64]) -> None:
     value, said = picture.series.value, picture.detections
-    axes.fill_between(time, said.low, said.high, color=BAND, alpha=0.3, lw=0, step="mid")
-    axes.plot(time, value, color=VALUE, lw=0.7)
+    whole, (low, high, line) = _broken_at_gaps(time, said.low, said.high, value)
+    axes.fill_between(whole, low, high, color=BAND, alpha=0.3, lw=0)
+    axes.plot(whole, line, color=VALUE, lw=0.7)
     alerts = picture.alerts
     axes.plot(time[alerts], value[alerts], "v", color=ALERT, ms=7, mew=0)
     finite = value[np.isfinite(value)]
-    if len(finite) == 0:
-        return
+    if len(finite):
+        _set_scale(axes, finite)
+
+
+def _set_scale(axes: Axes, finite: NDArray[np.float64]) -> None:
+    """Bend the scale where one spike would press all the rest into a line; fit it to the values."""
     low, high = float(finite.min()), float(finite.max())
     middle = np.percentile(finite, [25, 50, 75])
     spread = float(middle[2] - middle[0])
     if spread > 0 and high - low > OUTLIER_SHARE * spread:
-        # One spike would press all the rest into a line.
         centre, unit = float(middle[1]), spread
         axes.set_yscale(
             "function",
@@ -117,6 +122,18 @@ def _draw_value(axes: Axes, picture: Picture, time: NDArray[np.datetime64]) -> N
         axes.set_ylim(back((0.0, bottom - reach))[1], back((0.0, top + reach))[1])
 
 
+def _broken_at_gaps(
+    time: NDArray[np.datetime64], *columns: NDArray[np.float64]
+) -> tuple[NDArray[np.datetime64], list[NDArray[np.float64]]]:
+    """Put a missing row into each gap, so that no line is drawn through it."""
+    steps = np.diff(time)
+    if len(steps) == 0:
+        return time, list(columns)
+    gaps = np.flatnonzero(steps > GAP * max(np.median(steps), np.timedelta64(1, "ms"))) + 1
+    whole = np.insert(time, gaps, time[gaps - 1] + np.timedelta64(1, "ms"))
+    return whole, [np.insert(column, gaps, np.nan) for column in columns]
+
+
 def _draw_score(axes: Axes, picture: Picture, time: NDArray[np.datetime64]) -> None:
     ratio = np.minimum(picture.detections.score / picture.threshold, TOP)
     axes.vlines(time, 0.0, ratio, color=VALUE, lw=0.8)
@@ -125,4 +142,4 @@ def _draw_score(axes: Axes, picture: Picture, time: NDArray[np.datetime64]) -> N
     axes.axhline(1.0, color=ALERT, lw=0.7, ls="--")
     axes.set_ylim(0.0, TOP * 1.05)
     axes.set_yticks([0, 1, 2, 3, 4], ["0", "1", "2", "3", "4+"])
-    axes.set_ylabel("score / threshold")
+    axes.set_ylabel("score")

@@ -21,7 +21,17 @@ from numba import njit
 from numpy.typing import NDArray
 
 from models.baselines.component import Component
-from models.baselines.metric_views import CUT, FASTEST, FIELDS, SPANS, VIEWS, gain, observe
+from models.baselines.metric_views import (
+    CUT,
+    FASTEST,
+    FIELDS,
+    HOUR_MS,
+    SPANS,
+    UNCUT,
+    VIEWS,
+    gain,
+    observe,
+)
 
 VERSION = 1
 TELLS = ("surprise", "score", "typical", "low", "high", "view")
@@ -30,14 +40,18 @@ SURPRISE, SCORE, TYPICAL, LOW, HIGH, VIEW = range(len(TELLS))
 VALUE_LIMIT = 1e15  # beyond it a value counts as missing: profiles are single precision
 STRENGTH_LIMIT = 100.0  # ranges; a constant that changes leaves a range of nothing
 RELATIVE_RANGE = 1e-9  # of the values' size: narrower ranges are rounding
+ROUNDING = 1e-6  # ranges; what is outside by less is rounding, in a metric that repeats itself
 FORGETTING = 1e-5  # share of its width that a range loses with each observation
-WARM_EVENTS = 200  # observations of a view before its records count
+WARM_EVENTS = 150  # observations of a view before its records count,
+WARM_MS = 24 * HOUR_MS  # and time: a range must have seen a whole day
+EXTREME = 1.0  # ranges outside, from which on
+BELIEVED = 0.5  # only this share widens the range: one glitch must not make the detector deaf
 TOLD_COUNT = 255
 BAND_MISSES = 0.005  # share of values above the band, and as many below
 BAND_STEP = 1.0  # mean absolute deviations that a value outside moves the band's edge by
 
-# The weight of a view: by how much its strength counts. Departures of single values from the hour
-# of the week, and what a few noisy values turn, vary more than their range says.
+# By how much the strength of a view counts: half for those whose ranges are made of few independent
+# values, as the weeks that a metric has had, and leave them more often.
 WEIGHTS = {
     "value": 1.0,
     "level_8": 1.0,
@@ -58,6 +72,7 @@ STATE = np.dtype(
         *FIELDS,
         ("lowest", np.float64, len(VIEWS)),
         ("highest", np.float64, len(VIEWS)),
+        ("range_ms", np.int64, len(VIEWS)),  # event time at which each range began
         ("told", np.uint8, len(VIEWS)),  # how often each view was told, up to TOLD_COUNT
         ("peak", np.float64),  # score that opened or raised the incident
         ("since_peak", np.uint32),  # observations after it
@@ -93,35 +108,43 @@ def default_parameters() -> MetricParameters:
 
 
 @njit(cache=True)
-def record_strength(record, view, told, narrowest):  # type: ignore[no-untyped-def]
+def record_strength(record, view, time_ms, told, narrowest):  # type: ignore[no-untyped-def]
     """Hold one view against its range, and widen or forget the range.
 
     Args:
         record: of STATE; the view's `lowest`, `highest` and `told` are changed.
         view: its number.
+        time_ms: event time, ms.
         told: what it tells; not NaN.
         narrowest: width, > 0, below which a range is rounding.
 
     Returns:
         By how many widths it lies outside the range, <= STRENGTH_LIMIT; 0 inside, and while the
-        range is made of fewer than WARM_EVENTS.
+        range is made of fewer than WARM_EVENTS or of less than WARM_MS.
     """
     if record.told[view] == 0:
         record.lowest[view] = told
         record.highest[view] = told
+        record.range_ms[view] = time_ms
     low = record.lowest[view]
     high = record.highest[view]
     width = max(high - low, narrowest)
     # Towards the newest, never past it: a metric that has settled is judged by its new range.
     low += FORGETTING * max(told - low, 0.0)
     high -= FORGETTING * max(high - told, 0.0)
-    outside = max(told - high, low - told, 0.0)
-    record.lowest[view] = min(low, told)
-    record.highest[view] = max(high, told)
-    warm = record.told[view] >= WARM_EVENTS
+    strength = max(told - high, low - told, 0.0) / width
+    if strength < ROUNDING:
+        strength = 0.0
+    warm = record.told[view] >= WARM_EVENTS and time_ms - record.range_ms[view] >= WARM_MS
+    if warm and strength > EXTREME:
+        record.lowest[view] = low - BELIEVED * max(low - told, 0.0)
+        record.highest[view] = high + BELIEVED * max(told - high, 0.0)
+    else:
+        record.lowest[view] = min(low, told)
+        record.highest[view] = max(high, told)
     if record.told[view] < TOLD_COUNT:
         record.told[view] += np.uint8(1)
-    return min(outside / width, STRENGTH_LIMIT) if warm else 0.0
+    return min(strength, STRENGTH_LIMIT) if warm else 0.0
 
 
 @njit(cache=True)
@@ -167,7 +190,7 @@ def learn_band(record, error):  # type: ignore[no-untyped-def]
     Quantiles by stochastic approximation (Robbins and Monro 1951), in steps of the mean absolute
     error; no distribution is assumed.
     """
-    reach = CUT * record.error if record.events > 20 else math.inf
+    reach = CUT * record.error if record.events > UNCUT else math.inf
     size = min(abs(error), reach) if record.error > 0.0 else abs(error)
     record.error += gain(SPANS[-2], record.events) * (size - record.error)
     step = BAND_STEP * record.error
@@ -204,7 +227,7 @@ def score_event(record, time_ms, value, p, views, out):  # type: ignore[no-untyp
     for view in range(len(VIEWS)):
         if math.isnan(views[view]):
             continue
-        strength = record_strength(record, view, views[view], narrowest)
+        strength = record_strength(record, view, time_ms, views[view], narrowest)
         strongest = max(strongest, strength)
         if p.weights[view] * strength > best:
             best = p.weights[view] * strength
@@ -251,6 +274,7 @@ def reset(record):  # type: ignore[no-untyped-def]
     record.week_count[:] = 0
     record.lowest[:] = 0.0
     record.highest[:] = 0.0
+    record.range_ms[:] = 0
     record.told[:] = 0
     record.peak = 0.0
     record.since_peak = 0
