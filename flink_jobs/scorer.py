@@ -32,6 +32,8 @@ from flink_jobs.decide import ALERT, PREDICTION, DecideModel, decide, pack, swee
 from flink_jobs.intensity_protocol import IntensityClient, Ticket
 from flink_jobs.lateness import PartitionClocks
 from flink_jobs.settings import Settings
+from models.prior import LEVEL_NOISE
+from models.prior_check import CheckModel, PriorCheck
 from models.tpp.spec import INPUT
 from state.columns import Strings
 from state.events import EventBatch
@@ -58,19 +60,24 @@ class KindModel:
         advance: baselines and encoder.
         decide: thresholds and calibration.
         partner: index of the kind whose entities are this one's partners, or None.
+        check: what the prior expects of the kind's events.
     """
 
     kind: str
     advance: AdvanceModel
     decide: DecideModel
     partner: int | None
+    check: CheckModel
 
     def digest(self) -> str:
         """Return a digest of the weights and moments that a replay of the log would use."""
         encoder, baselines = self.advance.encoder, self.advance
+        numbers = tuple(baselines.parameters)
+        if baselines.parameters.level_noise == LEVEL_NOISE:
+            numbers = numbers[:-1]  # as before it could be fitted: savepoints of then still fit
         data = (
             *(w.tobytes() for w in (encoder.w1, encoder.b1, encoder.w2, encoder.b2)),
-            repr(tuple(baselines.parameters)).encode(),
+            repr(numbers).encode(),
             baselines.cumulative.tobytes(),
         )
         return hashlib.blake2b(b"".join(data), digest_size=8).hexdigest()
@@ -140,6 +147,7 @@ class ShardScorer:
         self._part = max(1, triton.max_in_flight // 2 * triton.max_rows // len(models))
         self._patience_s = 2e-3 * triton.timeout_ms  # every answer has come, or failed, by then
         self.counters: Counter[str] = Counter()
+        self.checks = [PriorCheck(model.check) for model in models]  # begins anew after a fault
         self.seq = 0
         self.degraded = False
         self._restore()
@@ -327,6 +335,7 @@ class ShardScorer:
             told = pending.told[k]
             mine = None if predictions is None else predictions[k]
             decided = decide(self.tables[k], told, mine, model.decide)
+            self.checks[k].add(told["value"], told["log_gap"], told["timed"])
             if self._observer is not None:
                 self._observer(k, told, decided)
             for i in np.flatnonzero(decided["verdict"] == ALERT).tolist():

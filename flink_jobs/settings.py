@@ -173,6 +173,7 @@ class DetectionSettings:
     incident_quiet_s: Annotated[int, Range(1, 366 * 86_400)]
     partner_window_s: Annotated[int, Range(1, 366 * 86_400)]
     partner_kinds: Annotated[Pairs, Size(0, 8), _KINDS, Values(_KIND, "kinds of entities")]
+    prior: str
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def test_an_uncalibrated_detector_takes_its_surprise_at_half() -> None:
 def test_another_version_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "prior.json"
     path.write_text(json.dumps({"version": 99, "kinds": {}}))
-    with pytest.raises(ValueError, match="prior.json: expected prior version 1, found 99; fit"):
+    with pytest.raises(ValueError, match="prior.json: expected prior version 2, found 99; fit"):
         load_prior(path)
 
 
