@@ -40,6 +40,7 @@ class LevelFit:
         level_noise_var: variance that the level gains with each value.
         log_likelihood: given the first value, nats.
         profile: log likelihood at each of RATIOS, the noise variance at its best; nats.
+        profile_var: that noise variance.
         em_noise_var: as EM has it; NaN where it was not asked.
         em_level_noise_var: likewise.
         em_log_likelihood: likewise.
@@ -54,6 +55,7 @@ class LevelFit:
     level_noise_var: float
     log_likelihood: float
     profile: tuple[float, ...]
+    profile_var: tuple[float, ...]
     em_noise_var: float = math.nan
     em_level_noise_var: float = math.nan
     em_log_likelihood: float = math.nan
@@ -92,13 +94,14 @@ def fit_level(values: NDArray[np.float64]) -> LevelFit:
     trimmed, scale = len(finite) - len(y), float(np.std(y))
     if scale <= 1e-9 * (1.0 + float(np.max(np.abs(y)))):
         flat = (0.0,) * len(RATIOS)
-        return LevelFit("constant", len(y), trimmed, float(y[0]), 0.0, 0.0, 0.0, 0.0, flat)
+        return LevelFit("constant", len(y), trimmed, float(y[0]), 0.0, 0.0, 0.0, 0.0, flat, flat)
     # In units of its own spread: the optimiser's steps and tolerances are absolute.
     centre = float(np.mean(y))
     scaled = (y - centre) / scale
     noise_var, level_noise_var, how = _maximise(scaled)
     level, level_var = _first_level(scaled, noise_var, level_noise_var)
     jacobian = (len(y) - 1) * math.log(scale)
+    profile, profile_var = _profile(scaled, RATIOS)
     return LevelFit(
         how=how,
         count=len(y),
@@ -108,8 +111,19 @@ def fit_level(values: NDArray[np.float64]) -> LevelFit:
         noise_var=scale**2 * noise_var,
         level_noise_var=scale**2 * level_noise_var,
         log_likelihood=log_likelihood(scaled, noise_var, level_noise_var) - jacobian,
-        profile=tuple((_profile(scaled, RATIOS) - jacobian).tolist()),
+        profile=tuple((profile - jacobian).tolist()),
+        profile_var=tuple((scale**2 * profile_var).tolist()),
     )
+
+
+def noise_var_at(fit: LevelFit, ratio: float) -> float:
+    """Return the entity's noise variance where its level noise is `ratio` of it.
+
+    Alone, maximum likelihood may give all of the variance to the level and none to the noise; the
+    population's ratio does not.
+    """
+    at = np.interp(math.log(ratio), np.log(RATIOS), np.log(np.maximum(fit.profile_var, 1e-300)))
+    return math.exp(float(at))
 
 
 def cross_check(values: NDArray[np.float64], fit: LevelFit) -> LevelFit:
@@ -228,11 +242,17 @@ def _innovations(y, noise_var, level_noise_var):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def _profile(y, ratios):  # type: ignore[no-untyped-def]
-    """Concentrate the noise variance out of the likelihood (Harvey 1989, eq. 3.4.5)."""
+    """Concentrate the noise variance out of the likelihood (Harvey 1989, eq. 3.4.5).
+
+    Returns:
+        (log likelihood, noise variance) at each ratio.
+    """
     out = np.empty(len(ratios))
+    noise_vars = np.empty(len(ratios))
     n = len(y) - 1
     for i in range(len(ratios)):
         z, log_sd = _innovations(y, 1.0, ratios[i])
-        noise_var = max(np.mean(z * z), 1e-12)
-        out[i] = -0.5 * n * (math.log(2.0 * math.pi * noise_var) + 1.0) - np.sum(log_sd)
-    return out
+        noise_vars[i] = max(np.mean(z * z), 1e-12)
+        spread = math.log(2.0 * math.pi * noise_vars[i])
+        out[i] = -0.5 * n * (spread + 1.0) - np.sum(log_sd)
+    return out, noise_vars

@@ -18,7 +18,7 @@ from models.empirical_bayes import (
     normal_population,
     variance_population,
 )
-from models.level_fit import FEWEST_VALUES, RATIOS, LevelFit, without_outliers
+from models.level_fit import FEWEST_VALUES, RATIOS, LevelFit, noise_var_at, without_outliers
 from models.prior import LEVEL_NOISE, KindPrior
 from models.prior_fit import fit_profile
 
@@ -189,7 +189,8 @@ def fit_kind_prior(
     """
     notes: list[str] = []
     prior = KindPrior()
-    value, values, noise = _value_prior(stream, levels, notes)
+    level_noise = _level_noise(levels, notes)
+    value, values, noise = _value_prior(stream, levels, level_noise, notes)
     gaps = fit_gaps(stream, profile, seed)
     gap, gap_means, gap_noise = _gap_prior(gaps, prior, notes)
     return KindFit(
@@ -197,7 +198,7 @@ def fit_kind_prior(
             value_mean=value[0],
             value_between_var=value[1],
             value_within_var=value[2],
-            level_noise=_level_noise(levels, notes),
+            level_noise=level_noise,
             gap_mean=gap[0],
             gap_between_var=gap[1],
             gap_within_var=gap[2],
@@ -213,7 +214,7 @@ def fit_kind_prior(
 
 
 def _value_prior(
-    stream: KindStream, levels: Sequence[LevelFit], notes: list[str]
+    stream: KindStream, levels: Sequence[LevelFit], level_noise: float, notes: list[str]
 ) -> tuple[tuple[float, float, float], NormalPopulation | None, VariancePopulation | None]:
     """Return (mean, between, within) of the values and the populations behind them."""
     known = stream.value[np.isfinite(stream.value)]
@@ -232,21 +233,25 @@ def _value_prior(
         return (float(np.mean(kept)), max(var, _BETWEEN_FLOOR), var), None, None
     if len(levels) < ENOUGH:
         notes.append(f"only {len(levels)} entities have {FEWEST_VALUES} values: uncertain moments")
-    noise_var = np.array([fit.noise_var for fit in levels])
-    constant = sum(fit.how == "constant" for fit in levels)
-    if constant:
+    moving = [fit for fit in levels if fit.how != "constant"]
+    if len(moving) < len(levels):
+        constant = len(levels) - len(moving)
         notes.append(f"{constant} of {len(levels)} entities always have the same value")
     values = normal_population(
         np.array([fit.level for fit in levels]), np.array([fit.level_var for fit in levels])
     )
-    dof = np.array([fit.count - 1.0 for fit in levels])
-    noise = variance_population(np.maximum(noise_var, _VAR_FLOOR), dof)
-    moments = (
-        values.mean,
-        max(values.var, _BETWEEN_FLOOR),
-        max(noise.mean, _VAR_FLOOR),
-    )
-    return moments, values, noise
+    noise = None
+    within = _VAR_FLOOR
+    if len(moving) >= 2:
+        # Constant entities say nothing of how the noise of the others is spread.
+        noise = variance_population(
+            np.maximum([noise_var_at(fit, level_noise) for fit in moving], _VAR_FLOOR),
+            np.array([fit.count - 1.0 for fit in moving]),
+        )
+        within = max(noise.mean, _VAR_FLOOR)
+    elif moving:
+        within = max(moving[0].noise_var, _VAR_FLOOR)
+    return (values.mean, max(values.var, _BETWEEN_FLOOR), within), values, noise
 
 
 def _level_noise(levels: Sequence[LevelFit], notes: list[str]) -> float:

@@ -15,6 +15,7 @@ from deploy.fit.run import KindResult
 from flink_jobs.calibrate import FittedTail
 from flink_jobs.pit import kolmogorov
 from models.empirical_bayes import VariancePopulation
+from models.level_fit import noise_var_at
 from models.prior import PIT_BINS, Tail
 from models.prior_diagnosis import pooled_acf
 from models.prior_fit import FEWEST_TAIL_EVENTS, TAIL_CLUSTERS
@@ -60,7 +61,8 @@ def _entities(kind: KindResult) -> Figure:
         level, np.array([one.level for one in kind.levels]), prior.value_mean,
         prior.value_between_var, "level of the (transformed) value",
     )  # fmt: skip
-    variances = np.array([one.noise_var for one in kind.levels if one.noise_var > 0.0])
+    moving = [one for one in kind.levels if one.how != "constant"]
+    variances = np.array([noise_var_at(one, prior.level_noise) for one in moving])
     _variances_over(noise, variances, fit.noise, prior.value_within_var, "variance of the value")
     _normal_over(gap, kind.gaps.mean, prior.gap_mean, prior.gap_between_var, "mean log gap (log s)")
     _variances_over(
@@ -93,21 +95,17 @@ def _variances_over(
 ) -> None:
     axis.set_title(title, fontsize=9)
     axis.set_xscale("log")
-    logs = np.log10(x)
     label = f"{len(x)} entities"
-    low = min([math.log10(used) - 0.5, *logs]) if len(x) else math.log10(used) - 1.0
-    high = max([math.log10(used) + 0.5, *logs]) if len(x) else math.log10(used) + 1.0
+    low, high = math.log10(used) - 0.7, math.log10(used) + 0.7
     if len(x):
+        # A few entities with next to no variance would squeeze the rest into one bar.
+        logs = np.log10(x)
+        low = min(low, float(np.quantile(logs, 0.01)) - 0.1)
+        high = max(high, float(np.quantile(logs, 0.99)) + 0.1)
         edges = np.linspace(low, high, 25)
-        width = edges[1] - edges[0]
-        counts, _ = np.histogram(logs, edges)
-        axis.bar(
-            10 ** edges[:-1],
-            counts / (len(x) * width),
-            np.diff(10**edges),
-            align="edge",
-            color=DATA,
-        )
+        counts, _ = np.histogram(np.clip(logs, low, high), edges)
+        heights = counts / (len(x) * (edges[1] - edges[0]))
+        axis.bar(10 ** edges[:-1], heights, np.diff(10**edges), align="edge", color=DATA)
     if population is not None and population.dof < 1e4:
         grid = 10 ** np.linspace(low, high, 200)
         axis.plot(grid, _inverse_chi2_per_decade(grid, population), FIT)

@@ -104,7 +104,9 @@ def _read_fits(path: Path) -> tuple[dict[Key, LevelFit], int]:
         if not line.endswith(b"\n"):
             break
         kind, entity, fields = json.loads(line)
-        fits[kind, entity] = LevelFit(**{**fields, "profile": tuple(fields["profile"])})
+        for name in ("profile", "profile_var"):
+            fields[name] = tuple(fields[name])
+        fits[kind, entity] = LevelFit(**fields)
         good += len(line)
     return fits, good
 
