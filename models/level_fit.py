@@ -160,14 +160,17 @@ def cross_check(values: NDArray[np.float64], fit: LevelFit) -> LevelFit:
 
 
 def moment_variances(y: NDArray[np.float64]) -> tuple[float, float]:
-    """Return (noise_var, level_noise_var) by the moments of the differences, each at least 1%.
+    """Return (noise_var, level_noise_var) by the moments of the differences.
+
+    Each is at least 1% of their mean square.
 
     Var(diff) = level_noise_var + 2 noise_var, Cov(diff_n, diff_{n+1}) = -noise_var.
     """
     step = np.diff(y)
-    floor = 0.01 * float(np.var(y)) + 1e-12
+    square = float(np.mean(step**2))
+    floor = 0.01 * square + 1e-12
     noise_var = max(-float(np.mean(step[1:] * step[:-1])), floor)
-    return noise_var, max(float(np.mean(step**2)) - 2.0 * noise_var, floor)
+    return noise_var, max(square - 2.0 * noise_var, floor)
 
 
 def log_likelihood(y: NDArray[np.float64], noise_var: float, level_noise_var: float) -> float:

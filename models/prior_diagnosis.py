@@ -72,7 +72,7 @@ def level_warnings(
         return found
     acf = pooled_acf(innovations)
     worst = int(np.argmax(np.abs(acf)))
-    if abs(acf[worst]) > ACF_WARNING:
+    if abs(acf[worst]) > max(ACF_WARNING, 4.0 / math.sqrt(len(pooled))):
         found.append(
             f"values depend on those before beyond their level: autocorrelation {acf[worst]:+.2f} "
             f"at lag {worst + 1}"
