@@ -57,7 +57,7 @@ def fit(
             help=f"Entity-weeks, of the {TAIL_CLUSTERS} that each detector is calibrated on, that"
             " may be anomalies.",
         ),
-    ] = 20,
+    ] = 40,
     as_json: AsJson = False,
     config: ConfigFile = None,
     overrides: Overrides = None,

@@ -60,7 +60,7 @@ class FitOptions:
     seed: int = 1
     resume: bool = False
     limit: int = 3_000_000
-    trimmed: int = 20
+    trimmed: int = 40
 
 
 @dataclass(frozen=True, slots=True)

@@ -304,7 +304,7 @@ def test_a_table_with_nested_columns_missing_values_and_leading_zeros(tmp_path: 
     )  # fmt: skip
     path = tmp_path / "t.csv"
     path.write_text(
-        "id,meta.ts,v,sensor\n007,2026-01-05T00:00:00Z,1.5,01\n008,2026-01-05 00:01:00,,02\n"
+        "id,meta.ts,v,sensor\n007,2026-01-05 00:00:00,1.5,01\n008,2026-01-05 00:01:00,,02\n"
     )
     events = read_stream(str(path), mapped, 10, nothing).events
     assert [events.event_id[i] for i in range(2)] == ["007", "008"]

@@ -208,8 +208,9 @@ def test_trimmed_maxima_change_nothing_on_clean_data_and_guard_against_anomalies
         )
     assert np.mean(guarded) == pytest.approx(0.5, rel=0.08)
     assert np.mean(guarded) == pytest.approx(np.mean(clean), rel=0.08)
-    assert np.mean([blind for blind, _ in spoiled]) < 0.35
-    assert np.mean([sharp for _, sharp in spoiled]) == pytest.approx(0.5, rel=0.12)
+    # What is trimmed for nothing counts as normal at the far end, so some sharpness is lost.
+    assert np.mean([blind for blind, _ in spoiled]) < 0.2
+    assert np.mean([sharp for _, sharp in spoiled]) == pytest.approx(0.5, rel=0.3)
 
 
 def test_too_much_cannot_be_trimmed() -> None:
