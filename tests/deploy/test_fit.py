@@ -167,19 +167,19 @@ def test_the_seed_draws_other_entities(stream: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "override", "said"),
     [
-        ({"amount": 5.0}, "entities always have the same value"),
-        ({"amount": None}, "no values: the value's prior is plain"),
-        ({"user_id": "u-1"}, "1 entities have 10 values"),
-        ({"channel": None}, "less than a week"),
+        ({"amount": 5.0}, "event.max_nesting=9", "entities always have the same value"),
+        ({}, "event.value_pointer=", "no values: the value's prior is plain"),
+        ({"user_id": "u-1"}, "event.max_nesting=9", "1 entities have 10 values"),
+        ({"channel": None}, "event.max_nesting=9", "less than a week"),
     ],
 )
 def test_odd_streams_get_a_prior_and_a_word(
-    tmp_path: Path, change: dict[str, object], said: str
+    tmp_path: Path, change: dict[str, object], override: str, said: str
 ) -> None:
     path = write_lines(tmp_path / "odd.jsonl", [row | change for row in rows(300)])
-    result = run_fit(settings_of(), options(path), silent)
+    result = run_fit(settings_of(override), options(path), silent)
     kinds = summary(result)["kinds"]
     assert isinstance(kinds, dict)
     assert any(said in text for text in kinds["user"]["warnings"])
@@ -304,14 +304,17 @@ def test_a_table_with_nested_columns_missing_values_and_leading_zeros(tmp_path: 
     )  # fmt: skip
     path = tmp_path / "t.csv"
     path.write_text(
-        "id,meta.ts,v,sensor\n007,2026-01-05 00:00:00,1.5,01\n008,2026-01-05 00:01:00,,02\n"
+        "id,meta.ts,v,sensor\n007,2026-01-05 00:00:00,1.5,01\n008,2026-01-05 00:01:00,2,02\n"
+        "009,2026-01-05 00:02:00,,03\n"
     )
-    events = read_stream(str(path), mapped, 10, nothing).events
+    read = read_stream(str(path), mapped, 10, nothing)
+    events = read.events
+    # As in a message: a value that the settings name must be there.
+    assert read.rejected == {"missing_field": 1}
     assert [events.event_id[i] for i in range(2)] == ["007", "008"]
     assert [events.ids[0][i] for i in range(2)] == ["01", "02"]
     assert np.diff(events.time_ms).tolist() == [60_000]
-    assert events.value[0] == 1.5
-    assert np.isnan(events.value[1])
+    assert events.value.tolist() == [1.5, 2.0]
     assert pointer_columns(mapped.event)["/meta/ts"] == "meta.ts"
 
 
