@@ -281,8 +281,8 @@ def _gap_prior(
             "gaps are scored by it until an entity's own are known"
         )
         return (plain.gap_mean, plain.gap_between_var, plain.gap_within_var), None, None
-    if not gaps.var.any():
-        notes.append("all gaps of each entity are equal: clockwork, any other gap is a surprise")
+    if float(gaps.var.max()) <= _VAR_FLOOR:
+        notes.append("all gaps of an entity are equal: clockwork, any other gap is a surprise")
     if len(gaps.count) < 2:
         within = max(float(gaps.var[0]), _VAR_FLOOR)
         notes.append(

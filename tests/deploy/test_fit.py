@@ -23,6 +23,7 @@ from deploy.fit.words import stream_warnings
 from flink_jobs.errors import EddyError
 from flink_jobs.model_files import load_models
 from flink_jobs.settings import Settings, load
+from models import level_fit
 from models.level_fit import LevelFit
 from models.prior import load_prior
 
@@ -63,6 +64,13 @@ def write_lines(path: Path, messages: list[dict[str, object]]) -> Path:
 @pytest.fixture
 def stream(tmp_path: Path) -> Path:
     return write_lines(tmp_path / "events.jsonl", rows())
+
+
+@pytest.fixture(autouse=True)
+def short_em(monkeypatch: pytest.MonkeyPatch) -> None:
+    """EM is tested with the fits of single entities; here it only has to be asked."""
+    monkeypatch.setattr(fit_run, "EM_ENTITIES", 1)
+    monkeypatch.setattr(level_fit, "EM_ITERATIONS", 1)
 
 
 def options(stream: Path, **changes: object) -> FitOptions:
@@ -112,14 +120,14 @@ def test_a_killed_fit_goes_on_to_the_same_result(
 ) -> None:
     whole = run_fit(settings_of(), options(stream), silent)
     expected = (stream.with_name("prior.json")).read_bytes()
-    fit_level = fit_run.fit_level
+    real_fit = fit_run.fit_level
     fitted: list[int] = []
 
     def killed(values: np.ndarray) -> LevelFit:  # type: ignore[type-arg]
         if len(fitted) == 8:
             raise KeyboardInterrupt
         fitted.append(len(values))
-        return fit_level(values)
+        return real_fit(values)
 
     monkeypatch.setattr(fit_run, "fit_level", killed)
     with pytest.raises(KeyboardInterrupt):
@@ -134,7 +142,7 @@ def test_a_killed_fit_goes_on_to_the_same_result(
 
     def counted(values: np.ndarray) -> LevelFit:  # type: ignore[type-arg]
         again.append(len(values))
-        return fit_level(values)
+        return real_fit(values)
 
     monkeypatch.setattr(fit_run, "fit_level", counted)
     result = run_fit(settings_of(), options(stream, resume=True), silent)

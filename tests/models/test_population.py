@@ -181,7 +181,7 @@ def test_constant_values_and_equal_gaps() -> None:
     assert 0.0 < fit.prior.gap_within_var < 1.01e-4
     assert fit.prior.level_noise == LEVEL_NOISE
     assert any("3 of 3 entities always have the same value" in note for note in fit.notes)
-    assert any(note.startswith("all gaps of each entity are equal") for note in fit.notes)
+    assert any(note.startswith("all gaps of an entity are equal") for note in fit.notes)
 
 
 def test_one_entity_among_constants_moves() -> None:
