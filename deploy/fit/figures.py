@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from deploy.fit.run import KindResult
@@ -74,16 +75,12 @@ def _entities(kind: KindResult) -> Figure:
 
 
 def _normal_over(axis: Any, x: NDArray[np.float64], mean: float, var: float, title: str) -> None:
-    axis.set_title(title, fontsize=9)
+    axis.set_title(f"{title}\n{len(x):,} entities, line N({mean:.2f}, {var:.2f})", fontsize=8)
     sd = math.sqrt(var)
     grid = np.linspace(mean - 4.0 * sd, mean + 4.0 * sd, 200)
     if len(x):
         axis.hist(np.clip(x, grid[0], grid[-1]), bins=24, density=True, color=DATA)
     axis.plot(grid, np.exp(-0.5 * ((grid - mean) / sd) ** 2) / (sd * math.sqrt(2 * math.pi)), FIT)
-    axis.text(
-        0.98, 0.97, f"{len(x)} entities\nN({mean:.2f}, {var:.2f})", transform=axis.transAxes,
-        ha="right", va="top", fontsize=7,
-    )  # fmt: skip
 
 
 def _variances_over(
@@ -93,9 +90,7 @@ def _variances_over(
     used: float,
     title: str,
 ) -> None:
-    axis.set_title(title, fontsize=9)
-    axis.set_xscale("log")
-    label = f"{len(x)} entities"
+    """Draw variances on a log axis, the fitted population over them, and the mean that is used."""
     low, high = math.log10(used) - 0.7, math.log10(used) + 0.7
     if len(x):
         # A few entities with next to no variance would squeeze the rest into one bar.
@@ -104,16 +99,19 @@ def _variances_over(
         high = max(high, float(np.quantile(logs, 0.99)) + 0.1)
         edges = np.linspace(low, high, 25)
         counts, _ = np.histogram(np.clip(logs, low, high), edges)
-        heights = counts / (len(x) * (edges[1] - edges[0]))
-        axis.bar(10 ** edges[:-1], heights, np.diff(10**edges), align="edge", color=DATA)
+        axis.bar(
+            0.5 * (edges[1:] + edges[:-1]), counts / (len(x) * (edges[1] - edges[0])),
+            edges[1] - edges[0], color=DATA,
+        )  # fmt: skip
+    about = f"{len(x):,} entities, used {used:.3g}"
     if population is not None and population.dof < 1e4:
-        grid = 10 ** np.linspace(low, high, 200)
-        axis.plot(grid, _inverse_chi2_per_decade(grid, population), FIT)
-        label += f"\nscaled inv. chi²\n{population.scale:.3g}, dof {population.dof:.1f}"
-    axis.axvline(used, color=FIT, linestyle="--", linewidth=1)
-    axis.text(
-        0.02, 0.97, f"{label}\nused {used:.3g}", transform=axis.transAxes, va="top", fontsize=7
-    )
+        grid = np.linspace(low, high, 200)
+        axis.plot(grid, _inverse_chi2_per_decade(10**grid, population), FIT)
+        about += f", line dof {population.dof:.1f}"
+    axis.axvline(math.log10(used), color=FIT, linestyle="--", linewidth=1)
+    axis.xaxis.set_major_formatter(lambda at, _: f"{10**at:.2g}")
+    axis.xaxis.set_major_locator(MaxNLocator(5))
+    axis.set_title(f"{title}\n{about}", fontsize=8)
 
 
 def _inverse_chi2_per_decade(
