@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from deploy.commands import bench, config, data, evaluate, run, stack
+from deploy.commands import bench, config, data, evaluate, fit, run, stack
 from deploy.stack.options import StackError
 from flink_jobs.errors import EddyError
 from models.kernel_cache import key_by_source
@@ -33,6 +33,7 @@ app.command()(run.stop)
 app.command()(data.simulate)
 app.command()(data.alerts)
 app.command()(run.demo)
+app.command()(fit.fit)
 app.add_typer(bench.app, name="bench")
 app.add_typer(config.app, name="config")
 app.add_typer(evaluate.app, name="evaluate")

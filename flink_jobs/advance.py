@@ -63,7 +63,6 @@ ADVANCED = np.dtype(
 NO_PARTNER = 255
 DOF = 4.0
 VALUE_PRIOR_EVENTS = 20.0
-LEVEL_NOISE = 2e-5  # of the noise variance, gained by the level at each event
 MAX_EVENTS = 200.0  # memory of the noise variance
 # A baseline must not learn an attack. Once a CUSUM passes FREEZE nats the baseline goes back to
 # what it was when the CUSUM last stood near zero, and learns nothing until the CUSUM has fallen
@@ -86,6 +85,7 @@ class KindParameters(NamedTuple):
     partner_mean: float
     partner_window_ms: int
     has_partners: bool
+    level_noise: float  # of the noise variance, gained by the level at each value
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +115,7 @@ class AdvanceModel:
             prior.partner_mean,
             partner_window_ms or 1,
             partner_window_ms is not None,
+            prior.level_noise,
         )
         return cls(parameters, cumulative_profile(np.array(prior.profile)), encoder)
 
@@ -218,7 +219,7 @@ def _score_value(entity, value, p, out):  # type: ignore[no-untyped-def]
     events = float(entity.events)
     out.value = value
     out.typical = entity.level
-    level_noise = LEVEL_NOISE * entity.noise_var
+    level_noise = p.level_noise * entity.noise_var
     out.spread = math.sqrt(entity.level_var + level_noise + entity.noise_var)
     if math.isnan(value):
         return

@@ -15,6 +15,7 @@ from flink_jobs.scorer import KindModel
 from flink_jobs.settings import Settings
 from models.baselines.registry import Context
 from models.prior import Prior, load_prior
+from models.prior_check import CheckModel
 from models.tpp.encoder import Encoder
 
 REPOSITORY = Path(__file__).resolve().parent.parent / "triton_repo"
@@ -77,6 +78,7 @@ def kind_models(settings: Settings, encoder: Encoder, prior: Prior) -> list[Kind
                     fuse_all=settings.sink.scores_topic is not None,
                 ),
                 partner=kinds.index(partner) if partner else None,
+                check=CheckModel.of(own),
                 components=components,
                 hashed_partner=_hashed_partner(kinds, partners.get(kind), components),
             )
@@ -94,6 +96,25 @@ def load_models(settings: Settings) -> list[KindModel]:
     """Read the model's folder and put together the models of each entity kind."""
     folder = model_folder(settings)
     try:
-        return kind_models(settings, load_encoder(folder), load_prior(folder / "prior.json"))
+        return kind_models(settings, load_encoder(folder), read_prior(settings, folder))
     except (OSError, ValueError, KeyError) as error:
         raise EddyError(f"model folder {folder.name}: {error}") from error
+
+
+def read_prior(settings: Settings, folder: Path) -> Prior:
+    """Read the prior that the settings name, or the one in the model's `folder`.
+
+    Raises:
+        EddyError: the named file cannot be read, or is no prior.
+    """
+    if not settings.detection.prior:
+        return load_prior(folder / "prior.json")
+    path = Path(settings.detection.prior)
+    try:
+        return load_prior(path)
+    except OSError as error:
+        raise EddyError(
+            f"detection.prior: {path} cannot be read: {error.strerror}; make it with `eddy fit`"
+        ) from None
+    except (ValueError, KeyError, AttributeError) as error:
+        raise EddyError(f"detection.prior: {path} is no prior: {error}") from None

@@ -26,6 +26,7 @@ from flink_jobs.intensity_protocol import (
     ModelUnavailableError,
     NullClient,
 )
+from flink_jobs.misfit import register_misfits
 from flink_jobs.model_files import load_models
 from flink_jobs.parse import Records, dead_letter, parse
 from flink_jobs.scorer import ShardScorer
@@ -202,6 +203,7 @@ class ScoreOperator(KeyedProcessFunction):
         metrics.gauge("degraded", lambda: int(any(s.degraded for s in self._shards.values())))
         metrics.gauge("in_flight", lambda: sum(s.in_flight for s in self._shards.values()))
         metrics.gauge("event_lag_ms", self._lag_ms)
+        register_misfits(metrics, [m.kind for m in self._models], self._shards.values)
 
     def _entities(self) -> int:
         return sum(table.used for scorer in self._shards.values() for table in scorer.tables)

@@ -34,6 +34,8 @@ from flink_jobs.intensity_protocol import IntensityClient, Ticket
 from flink_jobs.lateness import PartitionClocks
 from flink_jobs.scores import score_output
 from flink_jobs.settings import Settings
+from models.prior import LEVEL_NOISE
+from models.prior_check import CheckModel, PriorCheck
 from models.tpp.spec import INPUT
 from state.columns import Strings
 from state.events import EventBatch
@@ -62,6 +64,7 @@ class KindModel:
         advance: baselines and encoder.
         decide: thresholds and calibration.
         partner: index of the kind whose entities are this one's partners, or None.
+        check: what the prior expects of the kind's events.
         components: those that the settings name for the kind.
         hashed_partner: index of the kind whose hashes they read as partners, or None.
     """
@@ -70,15 +73,19 @@ class KindModel:
     advance: AdvanceModel
     decide: DecideModel
     partner: int | None
+    check: CheckModel
     components: KindComponents = NO_COMPONENTS
     hashed_partner: int | None = None
 
     def digest(self) -> str:
         """Return a digest of the weights and moments that a replay of the log would use."""
         encoder, baselines = self.advance.encoder, self.advance
+        numbers = tuple(baselines.parameters)
+        if baselines.parameters.level_noise == LEVEL_NOISE:
+            numbers = numbers[:-1]  # as before it could be fitted: savepoints of then still fit
         data = (
             *(w.tobytes() for w in (encoder.w1, encoder.b1, encoder.w2, encoder.b2)),
-            repr(tuple(baselines.parameters)).encode(),
+            repr(numbers).encode(),
             baselines.cumulative.tobytes(),
         )
         return hashlib.blake2b(b"".join(data), digest_size=8).hexdigest()
@@ -166,6 +173,7 @@ class ShardScorer:
         self._patience_s = 2e-3 * triton.timeout_ms  # every answer has come, or failed, by then
         self.counters: Counter[str] = Counter()
         self.changes: list[str] = []  # components that joined or left at the restore, in words
+        self.checks = [PriorCheck(model.check) for model in models]  # begins anew after a fault
         self.seq = 0
         self.degraded = False
         self._restore()
@@ -355,6 +363,7 @@ class ShardScorer:
             told = pending.told[k].core
             mine = None if predictions is None else predictions[k]
             decided = self._decide_kind(k, pending.told[k], mine)
+            self.checks[k].add(told["value"], told["log_gap"], told["timed"])
             if self._observer is not None:
                 self._observer(k, told, decided)
             if self._settings.sink.scores_topic is not None:

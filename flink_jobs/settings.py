@@ -173,6 +173,7 @@ class DetectionSettings:
     partner_window_s: Annotated[int, Range(1, 366 * 86_400)]
     partner_kinds: Annotated[Pairs, Size(0, 8), _KINDS, Values(_KIND, "kinds of entities")]
     components: Annotated[Lists, Size(0, 8), _KINDS]
+    prior: str
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ _EPOCH_HOUR = 72
 _MIN_EVENTS = 5  # of an entity that takes part in the moments
 STEEPEST = 1.0  # a surprise in nats is never taken for more than it says
 TAIL_CLUSTERS = 200  # the largest maxima that make the tail
+FEWEST_TAIL_EVENTS = 20_000
 _FLOOR = 0.05  # of the profile: an hour without any event still passes
 
 
@@ -79,18 +80,25 @@ def fit_kind(
         gap_mean=gap_mean,
         gap_between_var=gap_between,
         gap_within_var=gap_within,
-        partner_mean=_partner_mean(entity, time_ms, partner, partner_window_ms),
+        partner_mean=fit_partner_mean(entity, time_ms, partner, partner_window_ms),
         profile=profile,
     )
 
 
-def _partner_mean(
+def fit_partner_mean(
     entity: NDArray[np.int64],
     time_ms: NDArray[np.int64],
     partner: NDArray[np.int64] | None,
     window_ms: int,
 ) -> float:
-    """Return the mean number of distinct partners in two windows, at least 1."""
+    """Return the mean number of distinct partners in two windows; 1 where none are counted.
+
+    Args:
+        entity: int64[n], number of the event's entity, below 2^43.
+        time_ms: int64[n].
+        partner: int64[n], number of the event's partner, or None.
+        window_ms: length of a window.
+    """
     if partner is None:
         return 1.0
     span = entity * (1 << 20) + time_ms // (2 * window_ms)
@@ -116,32 +124,78 @@ def _moments(who: NDArray[np.int64], x: NDArray[np.float64]) -> tuple[float, flo
     return float(np.mean(mean[many])), between, max(within, 1e-4)
 
 
+def cluster_maxima(
+    surprise: NDArray[np.float32], cluster: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return the largest surprise of each cluster, and the clusters, rising.
+
+    Args:
+        surprise: float32[n].
+        cluster: int64[n], events with one number (an entity's week) raise one alert.
+    """
+    order = np.lexsort((surprise, cluster))
+    last = np.append(np.diff(cluster[order]) != 0, True)[: len(order)]
+    return surprise[order][last], cluster[order][last]
+
+
 def fit_tail(
-    surprise: NDArray[np.float32], cluster: NDArray[np.int64], steepest: float = STEEPEST
+    surprise: NDArray[np.float32],
+    cluster: NDArray[np.int64],
+    steepest: float = STEEPEST,
+    trimmed: int = 0,
 ) -> Tail:
     """Fit an exponential to the tail of a detector's surprise on normal data.
 
     What counts is how many alerts a threshold would have raised, not how many events lay beyond
-    it: a CUSUM that is high stays high. So the tail is that of the clusters' maxima, per event.
-    The slope is the least of two: that of the mean excess over the start of the tail, and that
-    between the start and the tenth largest, so that a tail heavier than exponential is not taken
-    for a lighter one.
+    it: a CUSUM that is high stays high. So the tail is that of the clusters' maxima, per event;
+    `fit_tail_of_maxima` has the rest.
 
     Args:
         surprise: float32[n], of all events; below 20,000 there is no tail to fit.
         cluster: int64[n], events with one number (an entity's week) raise one alert.
         steepest: limit of the slope.
+        trimmed: largest maxima that may be anomalies.
     """
-    n = len(surprise)
-    if n < 20_000:
+    return fit_tail_of_maxima(
+        cluster_maxima(surprise, cluster)[0], len(surprise), steepest, trimmed
+    )
+
+
+def fit_tail_of_maxima(
+    maxima: NDArray[np.float32], n: int, steepest: float = STEEPEST, trimmed: int = 0
+) -> Tail:
+    """Fit the tail to the largest TAIL_CLUSTERS of the clusters' maxima.
+
+    The slope is the least of two: that of the mean excess over the start of the tail, and that
+    between the start and the tenth largest, so that a tail heavier than exponential is not taken
+    for a lighter one.
+
+    Where the traffic may hold anomalies, the `trimmed` largest maxima count only as being at least
+    as large as the next: the maximum-likelihood slope of an exponential censored from above
+    (Epstein and Sobel 1953), which anomalies among them do not change and which is right without
+    any. The far end of the tail is then the tenth below them.
+
+    Args:
+        maxima: float32[c], one for each cluster.
+        n: events that they are the maxima of.
+        steepest: limit of the slope.
+        trimmed: less than TAIL_CLUSTERS / 2.
+
+    Raises:
+        ValueError: `trimmed` is out of its range.
+    """
+    if not 0 <= trimmed < TAIL_CLUSTERS // 2:
+        raise ValueError(f"expected to trim 0 to {TAIL_CLUSTERS // 2 - 1} maxima, found {trimmed}")
+    if n < FEWEST_TAIL_EVENTS:
         return Tail(0.0, 0.5)
-    order = np.lexsort((surprise, cluster))
-    last = np.append(np.diff(cluster[order]) != 0, True)
-    top = np.sort(surprise[order][last].astype(np.float64))[-TAIL_CLUSTERS - 1 :]
+    top = np.sort(maxima.astype(np.float64))[-TAIL_CLUSTERS - 1 :]
     excess = top[1:] - top[0]
     if len(excess) < TAIL_CLUSTERS or excess[-1] <= 0.0:
         return Tail(0.0, 1.0)
-    by_mean = 1.0 / max(float(excess.mean()), 1e-3)
-    by_far = float(np.log(len(excess) / 10.0)) / max(float(excess[-10]), 1e-3)
+    known = len(excess) - trimmed
+    total = float(excess[:known].sum()) + trimmed * float(excess[known - 1])
+    far = trimmed + 10
+    by_mean = 1.0 / max(total / known, 1e-3)
+    by_far = float(np.log(len(excess) / far)) / max(float(excess[-far]), 1e-3)
     slope = min(by_mean, by_far, steepest)
     return Tail(offset=float(np.log(len(excess) / n) + slope * top[0]), slope=slope)

@@ -46,7 +46,9 @@ def read_settings(config: Path | None, overrides: list[str] | None, root: Path) 
     settings, origins = load_with_origins(config_path(config), os.environ, overrides or [])
     running = _running_addresses(root)
     unnamed = {path: value for path, value in running.items() if origins[path] == "the defaults"}
-    return settings.override(*(f"{path}={value}" for path, value in unnamed.items()))
+    return _with_whole_paths(
+        settings.override(*(f"{path}={value}" for path, value in unnamed.items()))
+    )
 
 
 def configured_settings(config: Path | None, overrides: list[str] | None) -> Settings:
@@ -55,7 +57,15 @@ def configured_settings(config: Path | None, overrides: list[str] | None) -> Set
     Raises:
         SettingsError: See `flink_jobs.settings.load`.
     """
-    return load(config_path(config), os.environ, overrides or [])
+    return _with_whole_paths(load(config_path(config), os.environ, overrides or []))
+
+
+def _with_whole_paths(settings: Settings) -> Settings:
+    """Make paths absolute that the job's workers, who run elsewhere, will open."""
+    prior = settings.detection.prior
+    if not prior or Path(prior).is_absolute():
+        return settings
+    return settings.override(f"detection.prior={Path(prior).absolute()}")
 
 
 def config_path(config: Path | None) -> Path | None:

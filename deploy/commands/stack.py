@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -23,8 +23,18 @@ from deploy.commands.options import (
 from deploy.stack.options import ServiceStatus, StackOptions, TritonTls
 from flink_jobs.settings import Settings
 
+if TYPE_CHECKING:
+    from deploy.stack.misfits import PriorMisfit
+
 NOT_UP = 3
-COLOURS = {"up": "green", "external": "green", "starting": "yellow", "failing": "red"}
+COLOURS = {
+    "up": "green",
+    "external": "green",
+    "starting": "yellow",
+    "failing": "red",
+    "fits": "green",
+    "misfit": "red",
+}
 
 Kafka = Annotated[
     str | None,
@@ -137,14 +147,19 @@ def down(
 
 
 def status(as_json: AsJson = False, root: Root = DEFAULT_ROOT) -> None:
-    """Ask each server how it is. Exit code 3 unless all are up."""
-    from deploy.stack import stack
+    """Ask each server how it is, and the job whether its prior fits today's stream.
+
+    Exit code 3 unless all servers are up.
+    """
+    from deploy.stack import misfits, record, stack
 
     services = stack.status(root)
+    state = record.load(root)
+    priors = misfits.prior_misfits(state) if state is not None else []
     if as_json:
-        write_json([_row(service) for service in services])
+        write_json([*map(_row, services), *map(_prior_row, priors)])
     else:
-        Console(highlight=False).print(_table(services))
+        Console(highlight=False).print(_table(services, priors))
     if any(service.condition not in ("up", "external") for service in services):
         raise typer.Exit(NOT_UP)
 
@@ -161,7 +176,21 @@ def _row(service: ServiceStatus) -> dict[str, object]:
     }
 
 
-def _table(services: list[ServiceStatus]) -> Table:
+def _prior_row(prior: PriorMisfit) -> dict[str, object]:
+    return {
+        "service": f"prior of {prior.kind}",
+        "condition": prior.condition,
+        "address": prior.job,
+        "pid": None,
+        "uptime_s": None,
+        "detail": prior.detail,
+        "log": None,
+        "misfit_value": prior.value,
+        "misfit_gap": prior.gap,
+    }
+
+
+def _table(services: list[ServiceStatus], priors: list[PriorMisfit]) -> Table:
     table = Table("service", "condition", box=None)
     table.add_column("address", no_wrap=True)  # to be copied whole
     for name in ("pid", "up for", "detail"):
@@ -176,6 +205,10 @@ def _table(services: list[ServiceStatus]) -> Table:
             "" if service.uptime_s is None else _duration(service.uptime_s),
             service.detail,
         )
+    for prior in priors:
+        colour = COLOURS.get(prior.condition, "dim")
+        name = f"prior of {prior.kind}"
+        table.add_row(name, f"[{colour}]{prior.condition}[/]", prior.job, "", "", prior.detail)
     return table
 
 

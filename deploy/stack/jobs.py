@@ -261,7 +261,7 @@ def latest_checkpoint(state: StackState, job_id: str) -> str | None:
     return None if path in (None, "", "<checkpoint-not-externally-addressable>") else str(path)
 
 
-def _metric_names(state: StackState, base: str) -> list[str]:
+def metric_names(state: StackState, base: str) -> list[str]:
     """List a vertex's metrics; the first question only makes Flink fetch them."""
     deadline = time.monotonic() + METRICS_TIMEOUT_S
     while True:
@@ -293,7 +293,7 @@ def job_metrics(
     found: dict[str, dict[str, float]] = {}
     for vertex in rest.get(state, f"/jobs/{job_id}").get("vertices", []):
         base = f"/jobs/{job_id}/vertices/{vertex['id']}/subtasks/metrics"
-        known = _metric_names(state, base)
+        known = metric_names(state, base)
         wanted = [
             entry
             for entry in known

@@ -34,7 +34,6 @@ GAP_PRIOR_EVENTS = 3.0
 DISCOUNT = 1.0 - 1.0 / 200.0  # the core's memory of the variance: 200 events
 VAR_FLOOR = 1e-6  # as the core's: a constant series divides by nothing
 CLIP = 3.0
-LEVEL_NOISE = 2e-5  # as the core's, of the noise variance at each event
 HAZARD = 1.0 / 500.0  # a change of level once in 500 events
 RECENT = 10
 TAIL_QUANTILE = 0.95
@@ -146,7 +145,7 @@ def _distinct_partners(context: Context, name: str) -> Component:
 def _level_spec(prior: KindPrior) -> StructuralSpec:
     return StructuralSpec(
         level=Level(
-            LEVEL_NOISE, prior.value_mean, prior.value_between_var / prior.value_within_var
+            prior.level_noise, prior.value_mean, prior.value_between_var / prior.value_within_var
         ),
         interval_s=math.exp(prior.gap_mean),
         noise=Noise(prior.value_within_var, VALUE_PRIOR_EVENTS),

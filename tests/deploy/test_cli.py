@@ -17,7 +17,7 @@ from deploy.bench.plan import FULL, SHORT, Plan
 from deploy.cli import app, main
 from deploy.commands import options, run
 from deploy.demo import run as demo_run
-from deploy.stack import kafka, record, stack
+from deploy.stack import kafka, misfits, record, stack
 from deploy.stack.options import SERVICES, ServiceStatus, StackError, StackOptions
 from deploy.stack.record import StackState
 from flink_jobs.errors import EddyError
@@ -79,6 +79,7 @@ def test_help_names_every_command() -> None:
         "bench",
         "config",
         "train",
+        "fit",
     )
     for command in commands:
         assert f"\n  {command} " in result.stdout
@@ -293,6 +294,28 @@ def test_status_is_a_table(eddy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     assert lines[2].split() == ["triton", "external", "t:8001"]
     assert lines[3].split() == ["jobmanager", "up", "127.0.0.1:8081", "43", "1m", "15s"]
+
+
+def test_status_says_whether_the_prior_fits(
+    eddy: Run, running: StackState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stack, "status", lambda _root: [ServiceStatus("kafka", "up")])
+    asked = []
+
+    def priors(state: StackState) -> list[misfits.PriorMisfit]:
+        asked.append(state.ports)
+        return [misfits.PriorMisfit("eddy-detect", "user", 0.29, 0.03)]
+
+    monkeypatch.setattr(misfits, "prior_misfits", priors)
+    result = eddy("status")
+    assert result.code == 0  # a server that is down is another matter
+    assert asked == [running.ports]
+    (line,) = [line for line in result.out.splitlines() if line.startswith("prior of user")]
+    assert line.split()[3:9] == ["misfit", "eddy-detect", "values", "0.29,", "gaps", "0.03"]
+    _, row = json.loads(eddy("status", "--json").out)
+    assert (row["service"], row["condition"], row["misfit_value"]) == (
+        "prior of user", "misfit", 0.29
+    )  # fmt: skip
 
 
 def test_down_without_a_stack_does_nothing(eddy: Run) -> None:
@@ -567,3 +590,16 @@ def test_a_broken_record_of_the_stack_says_what_to_do(eddy: Run, running: StackS
     result = eddy("alerts")
     assert result.code == 1
     assert "run `eddy down`, then `eddy up`" in result.err
+
+
+def test_a_named_prior_is_found_by_workers_that_run_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("EDDY_CONFIG", raising=False)
+    named = ["detection.prior=mine/prior.json"]
+    whole = str(tmp_path / "mine" / "prior.json")
+    assert options.configured_settings(None, named).detection.prior == whole
+    assert options.read_settings(None, named, Path(".eddy")).detection.prior == whole
+    assert options.configured_settings(None, []).detection.prior == ""
+    assert options.configured_settings(None, [f"detection.prior={whole}"]).detection.prior == whole

@@ -17,7 +17,7 @@ from threading import Thread
 import psutil
 import pytest
 
-from deploy.stack import flink, java, jobs, kafka, processes, record, rest, triton
+from deploy.stack import flink, java, jobs, kafka, misfits, processes, record, rest, triton
 from deploy.stack.options import (
     StackError,
     StackOptions,
@@ -427,3 +427,42 @@ def test_a_failed_submission_shows_the_python_error() -> None:
     )
     assert jobs._why(output).splitlines()[0].startswith("Traceback")
     assert "ValueError: no topic" in jobs._why(output)
+
+
+def test_misfits_of_priors_are_read_from_the_jobs_metrics(
+    options: StackOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = "a" * 32
+    base = f"/jobs/{job_id}/vertices/v2/subtasks/metrics"
+    names = ["numRecordsIn", "0.score.eddy.prior_misfit.user"]
+    names += [f"0.score.eddy.prior_misfit_{w}.{k}" for w in ("value", "gap") for k in ("user", "m")]
+    told = dict(zip(names[2:], (290.0, -1.0, 31.0, -1.0), strict=True))
+    entries = [{"id": name, "max": value} for name, value in told.items()]
+    answers = {
+        f"/jobs/{job_id}": {"vertices": [{"id": "v2", "name": "score"}]},
+        base: [{"id": name} for name in names],
+        f"{base}?get={','.join(told)}&agg=max": entries,
+        "/jobs/overview": ANSWERS["/jobs/overview"],
+    }
+    for path, answer in answers.items():
+        monkeypatch.setitem(ANSWERS, path, answer)
+    with HTTPServer(("127.0.0.1", 0), FakeFlink) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        state = StackState(replace(options, flink=f"127.0.0.1:{server.server_port}"), {})
+        found = misfits.prior_misfits(state)
+        server.shutdown()
+    assert found == [
+        misfits.PriorMisfit("eddy", "user", 0.29, 0.031),
+        misfits.PriorMisfit("eddy", "m", None, None),
+    ]
+    assert [one.condition for one in found] == ["misfit", "unknown"]
+    assert found[0].detail == (
+        "values 0.29, gaps 0.03 from what it was fitted on, more than 0.1: fit it again with "
+        "`eddy fit`"
+    )
+    assert found[1].detail == "too few events yet"
+    fine = misfits.PriorMisfit("eddy", "user", 0.05)
+    assert (fine.condition, fine.detail) == (
+        "fits", "values 0.05, gaps – from what it was fitted on"
+    )  # fmt: skip
+    assert misfits.prior_misfits(state) == []  # Flink is gone

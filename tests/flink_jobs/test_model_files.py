@@ -13,6 +13,8 @@ from flink_jobs.settings import Settings, load
 from models.prior import KindPrior, Prior, save_prior
 from tests.flink_jobs.score_cases import encoder
 
+FORMER_DIGEST = "4672b1fa653ce8c1"  # of such a model, before the level noise was a parameter
+
 
 def settings_of(folder: Path, *overrides: str) -> Settings:
     return load(None, {}, [f"triton.model_repository={folder}", *overrides])
@@ -114,3 +116,44 @@ def test_the_model_that_is_shipped_loads() -> None:
     models = load_models(load(None, {}, []))
     assert [m.kind for m in models] == ["user", "merchant", "device"]
     assert all(m.advance.cumulative[-1] == pytest.approx(168.0) for m in models)
+
+
+def test_the_prior_that_the_settings_name_is_loaded(tmp_path: Path) -> None:
+    write_model(tmp_path / "intensity" / "1", 5.0)
+    own = tmp_path / "mine.json"
+    save_prior(Prior({"user": KindPrior(value_mean=6.5)}), own)
+    chosen = settings_of(tmp_path, f"detection.prior={own}")
+    assert load_models(chosen)[0].advance.parameters.value_mean == 6.5
+    assert load_models(settings_of(tmp_path))[0].advance.parameters.value_mean == 5.0
+    digests = [load_models(s)[0].digest() for s in (chosen, settings_of(tmp_path))]
+    assert digests[0] != digests[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "mine.json cannot be read: No such file or directory; make it with `eddy fit`"),
+        ("{", "mine.json is no prior"),
+        ('{"version": 7, "kinds": {}}', "is no prior: mine.json: expected prior version 2"),
+        ('{"version": 2}', "is no prior: 'kinds'"),
+        ('{"version": 2, "kinds": {"user": {}}}', "is no prior: 'tails'"),
+    ],
+)
+def test_a_named_prior_that_cannot_be_used(tmp_path: Path, text: str | None, message: str) -> None:
+    write_model(tmp_path / "intensity" / "1")
+    own = tmp_path / "mine.json"
+    if text is not None:
+        own.write_text(text)
+    with pytest.raises(EddyError, match=f"detection.prior: .*{message}"):
+        load_models(settings_of(tmp_path, f"detection.prior={own}"))
+
+
+def test_a_level_noise_of_its_own_changes_the_digest_and_the_former_one_does_not(
+    tmp_path: Path,
+) -> None:
+    """A savepoint that was written before the level noise could be fitted still restores."""
+    (plain, *_) = kind_models(settings_of(tmp_path), encoder(), Prior({"user": KindPrior()}))
+    prior = Prior({"user": KindPrior(level_noise=1e-3)})
+    (moving, *_) = kind_models(settings_of(tmp_path), encoder(), prior)
+    assert plain.digest() == FORMER_DIGEST
+    assert moving.digest() != plain.digest()

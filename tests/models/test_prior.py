@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from models.baselines.renewal import HOUR_MS, HOURS
-from models.prior import KindPrior, Prior, Tail, load_prior, save_prior
+from models.prior import LEVEL_NOISE, KindPrior, Prior, Tail, load_prior, save_prior
 from models.prior_fit import TAIL_CLUSTERS, fit_kind, fit_profile, fit_tail
 
 MONDAY_MS = 1_767_571_200_000
@@ -50,7 +50,7 @@ def test_an_uncalibrated_detector_takes_its_surprise_at_half() -> None:
 def test_another_version_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "prior.json"
     path.write_text(json.dumps({"version": 99, "kinds": {}}))
-    with pytest.raises(ValueError, match="prior.json: expected prior version 1, found 99; fit"):
+    with pytest.raises(ValueError, match="prior.json: expected prior version 2, found 99; fit"):
         load_prior(path)
 
 
@@ -192,3 +192,73 @@ def test_too_few_events_or_no_tail_at_all() -> None:
     assert fit_tail(np.zeros(100, np.float32), np.arange(100)) == Tail(0.0, 0.5)
     assert fit_tail(np.zeros(30_000, np.float32), np.arange(30_000)) == Tail(0.0, 1.0)
     assert fit_tail(np.ones(30_000, np.float32), np.zeros(30_000, np.int64)) == Tail(0.0, 1.0)
+
+
+def test_trimmed_maxima_change_nothing_on_clean_data_and_guard_against_anomalies() -> None:
+    clean, guarded, spoiled = [], [], []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        surprise = rng.exponential(2.0, 100_000).astype(np.float32)
+        which = np.arange(100_000)
+        clean.append(fit_tail(surprise, which).slope)
+        guarded.append(fit_tail(surprise, which, trimmed=20).slope)
+        surprise[:15] = 40.0  # anomalies
+        spoiled.append(
+            (fit_tail(surprise, which).slope, fit_tail(surprise, which, trimmed=20).slope)
+        )
+    assert np.mean(guarded) == pytest.approx(0.5, rel=0.08)
+    assert np.mean(guarded) == pytest.approx(np.mean(clean), rel=0.08)
+    # What is trimmed for nothing counts as normal at the far end, so some sharpness is lost.
+    assert np.mean([blind for blind, _ in spoiled]) < 0.2
+    assert np.mean([sharp for _, sharp in spoiled]) == pytest.approx(0.5, rel=0.3)
+
+
+def test_too_much_cannot_be_trimmed() -> None:
+    with pytest.raises(ValueError, match="expected to trim 0 to 99 maxima, found 100"):
+        fit_tail(np.zeros(30_000, np.float32), np.arange(30_000), trimmed=100)
+
+
+def test_a_file_of_version_1_is_read(tmp_path: Path) -> None:
+    """As `eddy train` wrote it before priors were fitted from streams."""
+    path = tmp_path / "prior.json"
+    tails = {"burst": {"offset": -3.5, "slope": 0.25}}
+    fields = {
+        "value_mean": 8.25, "value_between_var": 0.25, "value_within_var": 0.5,
+        "gap_mean": 8.0, "gap_between_var": 0.75, "gap_within_var": 5.0,
+        "partner_mean": 1.5, "profile": [1.0] * HOURS, "tails": tails, "degraded_tails": {},
+    }  # fmt: skip
+    path.write_text(json.dumps({"version": 1, "kinds": {"user": fields}}))
+    prior = load_prior(path)
+    user = prior.of("user")
+    assert (user.value_mean, user.partner_mean) == (8.25, 1.5)
+    assert user.tails == {"burst": Tail(-3.5, 0.25)}
+    assert (user.level_noise, user.value_pit, user.gap_pit) == (LEVEL_NOISE, (), ())
+    assert prior.origin == {}
+    save_prior(prior, path)
+    assert load_prior(path) == prior
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"value_within_var": 0.0}, "expected a number above 0 as value_within_var, found 0.0"),
+        ({"gap_mean": float("nan")}, "expected a finite number as gap_mean, found nan"),
+        ({"level_noise": "much"}, "expected a finite number as level_noise, found much"),
+        ({"tails": {"burst": {"offset": 0.0, "slope": float("inf")}}}, "finite number as tails"),
+        ({"value_pit": [0.5, 0.5]}, "expected a value_pit of 20 parts, found 2; fit"),
+        ({"colour": 1}, "unexpected keyword argument 'colour'; fit the prior again"),
+    ],
+)
+def test_a_prior_with_broken_numbers_is_refused(
+    tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    path = tmp_path / "prior.json"
+    save_prior(Prior({"user": KindPrior()}), path)
+    body = json.loads(path.read_text())
+    body["kinds"]["user"] |= change
+    path.write_text(json.dumps(body))
+    with pytest.raises(ValueError, match=message):
+        load_prior(path)
+    path.write_text("[]")
+    with pytest.raises(ValueError, match="expected prior version 2, found None"):
+        load_prior(path)
