@@ -178,9 +178,7 @@ def settings_for(
 
 def create_topics(state: StackState, settings: Settings, partitions: int = 1) -> None:
     """Create the job's topics anew."""
-    sink = settings.sink
-    names = (sink.alerts_topic, sink.dead_letters_topic, sink.late_topic)
-    topics = {settings.source.topic: partitions, **dict.fromkeys(names, 1)}
+    topics = {settings.source.topic: partitions, **dict.fromkeys(settings.sink.topics, 1)}
     kafka.create_topics(state, topics, dict.fromkeys(topics, TOPIC))
 
 

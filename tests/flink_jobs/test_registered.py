@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +12,35 @@ import numpy as np
 import orjson
 import pytest
 
+from deploy.evaluate.series import Series, read_nab
 from flink_jobs import scores
 from flink_jobs.alerts import ALERT, Output
 from flink_jobs.components import EventTells, KindComponents
 from flink_jobs.intensity_protocol import NullClient
+from flink_jobs.model_files import kind_models
+from flink_jobs.parse import Records, parse
+from flink_jobs.scorer import ShardScorer
 from flink_jobs.scores import SCORE
-from flink_jobs.settings import SettingsError
+from flink_jobs.settings import Settings, SettingsError, load
 from models.baselines.builders import BUILDERS
-from models.baselines.metric import metric_component
 from models.baselines.registry import REGISTRY, Context, label
 from models.detectors import FUSED
-from models.evaluation.detections import detect
 from models.prior import KindPrior
+from tests.flink_jobs.metric_cases import (
+    SETTINGS,
+    assert_scores_of_the_harness,
+    in_order,
+    messages_of,
+)
 from tests.flink_jobs.score_cases import (
     COMPILED,
-    NOT_MONEY,
+    PRIOR,
     START_MS,
     DictStore,
-    Event,
     FakeClient,
     alerts,
     assert_same_tables,
+    encoder,
     models_of,
     run,
     scorer_of,
@@ -40,6 +48,7 @@ from tests.flink_jobs.score_cases import (
     split,
     stream,
 )
+from tests.nab_data import needs_nab
 
 NAMES = sorted(REGISTRY)
 CONTEXT = Context(KindPrior(), marks=3)
@@ -120,81 +129,84 @@ def test_marks_are_asked_for() -> None:
 
 # -- metric streams --------------------------------------------------------------------------------
 
-METRIC = (
-    *NOT_MONEY,
-    'event.entities={user = "/user"}',
-    "event.value_pointer=/value",
-    "event.mark_pointer=",
-    "event.marks=[]",
-    "detection.components.user=metric",
-    'detection.detectors=["silence"]',
-    "detection.silence_kinds=",
-    "detection.partner_kinds={}",
-    "detection.min_events=1",
-    "detection.false_alerts_per_million=10000",
-    "state.ttl_s=100000000",
-    "triton.enabled=false",
-)
+
+def metric_settings(tmp_path: Path, *overrides: str) -> Settings:
+    path = tmp_path / "metrics.toml"
+    path.write_text(SETTINGS)
+    return load(path, {}, overrides)
 
 
-def hosts(n: int) -> list[Event]:
-    """Return three metrics with a day, read in turns; the first jumps once."""
+def hosts(n: int) -> list[Series]:
+    """Return three metrics with a day; the first jumps once, and one value is missing."""
     rng = np.random.default_rng(8)
-    events = []
-    for i in range(n):
-        at = i // 3
-        day = 5.0 * np.sin(2 * np.pi * at / 288.0)
-        jump = 60.0 if i % 3 == 0 and at == n // 3 - 20 else 0.0
-        value = 40.0 * (i % 3) + day + rng.normal(0.0, 1.0) + jump
-        events.append(Event(300.0 * at, value, user=f"host-{i % 3}", offset=i))
-    return events
-
-
-def batches_of(events: list[Event]):  # type: ignore[no-untyped-def]
-    """Cut into batches that hold users only, as the settings of a metric stream have it."""
-    for batch in split(events, (7, 50, 1, 30)):
-        yield replace(batch, ids=batch.ids[:1], hashes=batch.hashes[:1])
+    time_ms = START_MS + 300_000 * np.arange(n, dtype=np.int64)
+    day = 5.0 * np.sin(2 * np.pi * np.arange(n) / 288.0)
+    series = []
+    for host in range(3):
+        value = 40.0 * host + day + rng.normal(0.0, 1.0, n)
+        value[n - 20] += 60.0 * (host == 0)
+        series.append(Series(f"host-{host}", time_ms, value))
+    return series
 
 
 def scores_of(outputs: list[Output]) -> list[dict[str, Any]]:
     return [orjson.loads(o.value) for o in outputs if o.kind == SCORE]
 
 
-def test_scores_of_a_metric_stream_are_the_detectors_own() -> None:
-    n = 2_400 if COMPILED else 60
-    events = hosts(n)
-    chosen = settings_of(*METRIC, "sink.scores_topic=eddy.scores")
-    outputs = run(scorer_of(chosen, client=NullClient()), batches_of(events))
+def play(settings: Settings, series: list[Series]) -> list[Output]:
+    """Send the series through the job's own steps, parsing and all, in small batches."""
+    events = in_order(series)
+    messages = messages_of(events)
+    scorer = ShardScorer(
+        settings, kind_models(settings, encoder(), PRIOR), DictStore(), NullClient()
+    )
+    found: list[Output] = []
+    at = 0
+    for size in itertools.cycle((7, 50, 1, 300)):
+        part = messages[at : at + size]
+        if not part:
+            return found + list(scorer.drain())
+        records = Records(
+            settings.source.topic, part, np.zeros(len(part), np.int32),
+            np.arange(at, at + len(part)), np.full(len(part), events[-1][0]),
+        )  # fmt: skip
+        parsed = parse(records, settings.event, 1)
+        assert parsed.rejected == []
+        for _, batch in parsed.batches:
+            found += scorer.on_batch(batch)
+        at += size
+    raise AssertionError
+
+
+def test_scores_of_a_metric_stream_are_the_harness_s(tmp_path: Path) -> None:
+    series = hosts(800 if COMPILED else 20)
+    settings = metric_settings(tmp_path, "sink.scores_topic=eddy.scores")
+    found = scores_of(play(settings, series))
     check = jsonschema.Draft202012Validator(
         json.loads((Path(scores.__file__).parent / "contract/score.schema.json").read_text())
     )
-    found = scores_of(outputs)
-    assert len(found) == n
     for one in found[:50]:
         check.validate(one)
-    for host in range(3):
-        mine = events[host::3]
-        time_ms = np.array([START_MS + round(1000 * e.at_s) for e in mine], np.int64)
-        expected = detect(metric_component(), time_ms, np.array([e.value for e in mine]))
-        told = [one for one in found if one["entity"]["id"] == f"host-{host}"]
-        for name in ("score", "surprise", "typical", "low", "high"):
-            got = [one["components"]["metric"][name] for one in told]
-            want = getattr(expected, name)
-            assert np.array_equal([np.nan if x is None else x for x in got], want, equal_nan=True)
-        assert [one["event_id"] for one in told] == [f"p-0-{e.offset}" for e in mine]
+    assert_scores_of_the_harness(found, series)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not COMPILED, reason="too many observations for Python")
+def test_scores_of_nab_are_the_harness_s(tmp_path: Path) -> None:
+    series = list(read_nab(needs_nab()).series)
+    settings = metric_settings(tmp_path, "sink.scores_topic=eddy.scores")
+    assert_scores_of_the_harness(scores_of(play(settings, series)), series)
 
 
 @pytest.mark.skipif(not COMPILED, reason="the detector warms up for 200 events")
-def test_an_alert_of_a_metric_reads_well() -> None:
-    events = hosts(2_400)
-    chosen = settings_of(*METRIC, "detection.false_alerts_per_million=100")
-    found = alerts(run(scorer_of(chosen, client=NullClient()), batches_of(events)))
-    jump = [a for a in found if a["data"]["offset"] == 2_340]  # type: ignore[index]
+def test_an_alert_of_a_metric_reads_well(tmp_path: Path) -> None:
+    found = alerts(play(metric_settings(tmp_path), hosts(800)))
+    jump = [a for a in found if a["data"]["offset"] == 3 * 780]  # type: ignore[index]
     assert len(jump) == 1
     data = jump[0]["data"]
     assert isinstance(data, dict)
     assert data["detector"] == "metric.surprise"
-    assert data["entity"] == {"kind": "user", "id": "host-0"}
+    assert data["entity"] == {"kind": "metric", "id": "host-0"}
     low, high = (data["expected_values"][end] for end in ("low", "high"))
     assert low < data["typical"]["value"] < high < data["actual"]["value"]
     text = data["reasons"][0]["text"]
