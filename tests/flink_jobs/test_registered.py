@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -228,3 +229,18 @@ def test_scores_are_those_that_alerts_are_made_of() -> None:
         if data["payment_id"] is not None:
             score = by_place[data["entity"]["kind"], data["payment_id"]]
             assert data["score"] == pytest.approx(score, abs=1e-4)
+
+
+def test_the_guide_names_every_component_with_its_bytes() -> None:
+    guide = Path(scores.__file__).parents[1] / "docs/guides/detection.md"
+    rows = [line.split("|") for line in guide.read_text("utf-8").splitlines() if "| `" in line]
+    told = {
+        name: size
+        for _, names, *_, sizes, _ in (row for row in rows if len(row) == 5)
+        for name, size in zip(
+            re.findall(r"`(\w+)`", names), re.findall(r"\d+", sizes), strict=False
+        )
+    }
+    for name in NAMES:
+        part = KindComponents.of((name,), CONTEXT).layout[0]
+        assert told[name] == str(part.dtype.itemsize + 1), name
