@@ -16,18 +16,18 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from flink_jobs.advance import NO_PARTNER, AdvanceModel, KindEvents, advance
+from flink_jobs.advance import NO_PARTNER, AdvanceModel, advance
 from flink_jobs.alerts import (
     LATE,
     AlertContext,
     Entity,
-    EventPlace,
     Output,
     Silence,
     event_alert,
     rfc3339,
     silence_alert,
 )
+from flink_jobs.batches import empty_batch, kind_events, known_hashes, place_of
 from flink_jobs.components import NO_COMPONENTS, EventTells, KindComponents, walk
 from flink_jobs.decide import ALERT, PREDICTION, DecideModel, decide, pack, sweep
 from flink_jobs.intensity_protocol import IntensityClient, Ticket
@@ -37,7 +37,6 @@ from flink_jobs.settings import Settings
 from models.prior import LEVEL_NOISE
 from models.prior_check import CheckModel, PriorCheck
 from models.tpp.spec import INPUT
-from state.columns import Strings
 from state.events import EventBatch
 from state.log import (
     COMPONENTS,
@@ -219,7 +218,7 @@ class ShardScorer:
         if awaited and watermark_ms > self.watermark_ms:
             # What is not in the log does not count: a restore would not know of it.
             self._time.watermark_ms = watermark_ms
-            self._append(*self._place(_empty(self._topic, len(self._models)), _NONE))
+            self._append(*self._place(empty_batch(self._topic, len(self._models)), _NONE))
         yield from self.collect()
 
     def collect(self, wait_s: float = 0.0) -> Iterator[Output]:
@@ -323,7 +322,7 @@ class ShardScorer:
             fresh=fresh,
             event_id=batch.event_id,
             names=tuple(batch.ids[k].only(fresh[k]) for k in kinds),
-            hashes={k: _known_hashes(batch, k) for k in self._hashed},
+            hashes={k: known_hashes(batch, k) for k in self._hashed},
         )
         self.counters["entities_new"] += int(np.count_nonzero(fresh))
         return logged, former
@@ -340,7 +339,7 @@ class ShardScorer:
     ) -> tuple[list[_Told], NDArray[np.float32]]:
         """Advance every kind; `newer` (bool[n] by kind) leaves out what pages hold already."""
         events = [
-            _kind_events(batch, k, None if newer is None else newer[k], model.hashed_partner)
+            kind_events(batch, k, None if newer is None else newer[k], model.hashed_partner)
             for k, model in enumerate(self._models)
         ]
         x = np.empty((sum(map(len, events)), INPUT), np.float32)
@@ -449,7 +448,7 @@ class ShardScorer:
         return event_alert(
             self._context,
             Entity(model.kind, id_of(self._holder(pending, k, int(told["row"]), i))),
-            _place_of(batch, i),
+            place_of(batch, i),
             told,
             decided,
             (model.decide.offset[mode], model.decide.slope[mode]),
@@ -468,7 +467,7 @@ class ShardScorer:
             yield score_output(
                 self._context,
                 Entity(model.kind, id_of(self._holder(pending, k, int(told["row"]), i))),
-                _place_of(pending.batch, i),
+                place_of(pending.batch, i),
                 told,
                 decided[at],
                 EventTells(model.components, mine.components, at),
@@ -548,47 +547,3 @@ _NONE = np.zeros(0, np.bool_)
 
 def _awaited(table: Table, watermark_ms: int) -> bool:
     return bool((table.deadline_ms[: table.used] < watermark_ms).any())
-
-
-def _empty(topic: str, kinds: int) -> EventBatch:
-    none = Strings.of([])
-    return EventBatch(
-        topic=topic,
-        time_ms=np.zeros(0, np.int64),
-        value=np.zeros(0),
-        mark=np.zeros(0, np.uint8),
-        owned=np.zeros(0, np.uint8),
-        partition=np.zeros(0, np.int32),
-        offset=np.zeros(0, np.int64),
-        ingest_ms=np.zeros(0, np.int64),
-        event_id=none,
-        ids=(none,) * kinds,
-        hashes=np.zeros((kinds, 0), np.uint64),
-    )
-
-
-def _place_of(batch: LoggedBatch, i: int) -> EventPlace:
-    return EventPlace(batch.event_id[i], int(batch.partition[i]), int(batch.offset[i]))
-
-
-def _known_hashes(batch: EventBatch, k: int) -> NDArray[np.uint64]:
-    """Return uint64[n], the hashes of the entities of kind k; 0 where the event has none."""
-    return np.where(np.diff(batch.ids[k].offsets) > 0, batch.hashes[k], np.uint64(0))
-
-
-def _kind_events(
-    batch: LoggedBatch, k: int, newer: NDArray[np.bool_] | None, hashed: int | None
-) -> KindEvents:
-    mine = batch.row[k] >= 0 if newer is None else newer
-    # A log of form 1 has no hashes: its events are replayed as if they had no partner.
-    hashes = None if hashed is None else batch.hashes.get(hashed)
-    return KindEvents(
-        event=np.flatnonzero(mine).astype(np.int32),
-        row=batch.row[k][mine],
-        fresh=batch.fresh[k][mine],
-        time_ms=batch.time_ms[mine],
-        value=batch.value[mine],
-        mark=batch.mark[mine],
-        partner=batch.partner[k][mine],
-        partner_hash=None if hashes is None else hashes[mine],
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import Any
 
 import numpy as np
 from numba import config
@@ -23,3 +24,12 @@ if config.DISABLE_JIT:  # type: ignore[attr-defined]
         module = import_module(module_name)
         for name in names:
             setattr(module, name, np.dtype((np.record, getattr(module, name))))
+
+    component = import_module("models.baselines.component").Component
+    check = component.__post_init__
+
+    def with_records(self: Any) -> None:
+        check(self)
+        object.__setattr__(self, "state", np.dtype((np.record, self.state)))
+
+    component.__post_init__ = with_records
