@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import flink_jobs.numba_in_worker  # noqa: F401  isort: skip
+import flink_jobs.worker  # noqa: F401  isort: skip
 
 import numpy as np
 from pyflink.common import Row, Types

@@ -20,7 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import flink_jobs.numba_in_worker  # noqa: F401  isort: skip
+import flink_jobs.worker  # noqa: F401  isort: skip
 
 import grpc  # type: ignore[import-untyped]  # ships no types
 import numpy as np

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import flink_jobs.numba_in_worker  # noqa: F401  isort: skip
+import flink_jobs.worker  # noqa: F401  isort: skip
 
 import numpy as np
 import orjson
