@@ -60,7 +60,7 @@ PROBLEMS = {
         noise=_KNOWN,
     ),
     # Nothing wanders, and two seasons are nearly one: some directions stay unknown while others
-    # are known to one in 10 million. The prior is as wide as single precision may have it.
+    # are known to one in 10 million.
     "still": StructuralSpec(
         level=Level(0.0, mean=0.0, var=1e3),
         trend=Trend(0.0, var=1.0),

@@ -32,7 +32,7 @@ from models.baselines.state_space import (
 )
 
 STATES_LIMIT = 32
-PRIOR_VAR_LIMIT = 1e3  # docs/decisions/0008-covariance-form.md
+PRIOR_VAR_LIMIT = 1e5  # docs/decisions/0008-covariance-form.md
 Floats = NDArray[np.float64]
 
 
