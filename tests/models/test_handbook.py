@@ -27,7 +27,7 @@ needs_data = pytest.mark.skipif(
 
 
 def world(seed: int, days: int = 40, cards: int = 60, terminals: int = 80) -> Payments:
-    """Payments by the handbook's rules, small: large amounts, a bad terminal a day, leaked cards."""
+    """Payments by the handbook's rules, in small."""
     rng = np.random.default_rng(seed)
     n = days * cards * 2
     time_ms = np.sort(rng.integers(0, days * DAY_MS, n)) + START_DAY * DAY_MS
