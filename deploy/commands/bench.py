@@ -1,4 +1,4 @@
-"""`eddy bench`: throughput, latency and state, side by side with other jobs on one stack."""
+"""`eddy bench`: the job beside others on one stack, and the baselines beside other tools."""
 
 from __future__ import annotations
 
@@ -83,6 +83,36 @@ def state(
     """Size of the state, throughput by size, gaps in the output, and recovery (20 min)."""
     plan = replace(_plan(seconds, short, None), recover_large=large)
     _bench("state", plan, as_json, config, overrides, root)
+
+
+@app.command()
+def baselines(
+    peers_python: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--peers-python",
+            metavar="PATH",
+            help="An interpreter that has river, simdkalman or pykalman; may be repeated.",
+        ),
+    ] = None,
+    short: Short = False,
+    as_json: AsJson = False,
+) -> None:
+    """Microseconds for one event of one entity, beside pykalman, river and simdkalman (3 min)."""
+    from deploy.bench.baselines import run_baselines
+    from deploy.bench.report import table, text
+
+    progress = Console(stderr=True, highlight=False)
+    report = run_baselines(peers_python or [], short, progress.print)
+    if as_json:
+        write_json(report)
+        return
+    console = Console(highlight=False)
+    console.print(table(report["systems"]))
+    for ratio, value in report["ratios"].items():
+        console.print(f"{ratio}: {text(value)}")
+    for package, reason in report["left_out"].items():
+        console.print(f"left out: {package}: {reason}")
 
 
 def _plan(seconds: float | None, short: bool, systems: str | None) -> Plan:

@@ -296,18 +296,18 @@ def start_level(loading, level, innovation, mean, cov, pull):  # type: ignore[no
 
 
 @njit(cache=True)
-def unpack(packed, cov):  # type: ignore[no-untyped-def]
-    """Fill a symmetric matrix float64[d, d] from its lower triangle, row by row."""
+def unpack(packed, row, cov):  # type: ignore[no-untyped-def]
+    """Fill a symmetric matrix float64[d, d] from the lower triangle in a row of `packed`."""
     at = 0
     for i in range(len(cov)):
         for j in range(i + 1):
-            cov[i, j] = packed[at]
-            cov[j, i] = packed[at]
+            cov[i, j] = packed[row, at]
+            cov[j, i] = packed[row, at]
             at += 1
 
 
 @njit(cache=True)
-def pack(cov, rounding, packed):  # type: ignore[no-untyped-def]
+def pack(cov, rounding, packed, row):  # type: ignore[no-untyped-def]
     """Store the lower triangle of a covariance, its diagonal made larger by `rounding`.
 
     Rounding to single precision moves entry (i, j) by at most u sqrt(cov_ii cov_jj), u = 2^-24, so
@@ -318,7 +318,7 @@ def pack(cov, rounding, packed):  # type: ignore[no-untyped-def]
     at = 0
     for i in range(len(cov)):
         for j in range(i):
-            packed[at] = cov[i, j]
+            packed[row, at] = cov[i, j]
             at += 1
-        packed[at] = cov[i, i] * (1.0 + rounding)
+        packed[row, at] = cov[i, i] * (1.0 + rounding)
         at += 1

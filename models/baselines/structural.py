@@ -30,7 +30,13 @@ from models.baselines.state_space import (
     unpack,
 )
 from models.baselines.structural_spec import StructuralSpec, compile_spec
-from models.baselines.student_t import normal_score, robust_weight, two_sided_surprise
+from models.baselines.student_t import (
+    SQUARE_LIMIT,
+    cut_off,
+    normal_score,
+    robust_weight,
+    two_sided_surprise,
+)
 
 VERSION = 1
 TELLS = ("surprise", "score", "expected", "expected_sd", "level", "shift")
@@ -52,22 +58,22 @@ UNKNOWN = -1.0  # in SCORED: not even the level is known
 def begin(p, mean, cov, learned):  # type: ignore[no-untyped-def]
     """Set an entity to the prior."""
     mean[:] = p.prior_mean
-    unpack(p.prior_cov, cov)
+    unpack(p.prior_cov, 0, cov)
     learned[:] = 0.0
-    learned[NOISE_VAR] = p.noise_var
-    learned[DOF] = p.prior_events if p.learns else NEVER_LEARNED
+    learned[NOISE_VAR] = p.rules.noise_var
+    learned[DOF] = p.rules.prior_events if p.rules.learns else NEVER_LEARNED
     learned[SCORED] = 0.0 if p.level_known else UNKNOWN
 
 
 @njit(cache=True)
-def find_scale(p, innovation, ratio_var, smallest, learned):  # type: ignore[no-untyped-def]
+def find_scale(rules, innovation, ratio_var, smallest, learned):  # type: ignore[no-untyped-def]
     """Take the noise variance of an entity of which none is known from an innovation.
 
     A series without any noise so far stays without scale, and is scored neither; after
     `constant_events` it counts as constant, with the smallest variance that can be told.
 
     Args:
-        p: parameters.
+        rules: of the spec.
         innovation: observation less what was expected.
         ratio_var: variance of the innovation, in multiples of the noise variance.
         smallest: variance below which nothing is told apart.
@@ -79,65 +85,72 @@ def find_scale(p, innovation, ratio_var, smallest, learned):  # type: ignore[no-
         learned[SCORED] = 1.0
         return
     learned[SCORED] += 1.0
-    if learned[SCORED] >= p.constant_events:
+    if learned[SCORED] >= rules.constant_events:
         learned[NOISE_VAR] = smallest
         learned[DOF] = learned[SCORED]
 
 
 @njit(cache=True)
-def learn_noise(p, score, noise_var, learned):  # type: ignore[no-untyped-def]
+def learn_noise(rules, deviate, score, noise_var, learned):  # type: ignore[no-untyped-def]
     """Learn noise variance, its degrees of freedom and the process noise from one score.
 
     The variance is the mean of squared innovations under exponential forgetting; `dof`, the
     number of events that this mean is worth, is one over the sum of its squared weights. Squares
-    are cut at CLIP sd, so that no event multiplies the variance by more than 1 + 8 rate.
+    are cut where the score passes CLIP, so that no event multiplies the variance by more than
+    1 + 8 rate once it is learned. Cut at the same deviate while few events are known, the variance
+    comes out too small, for a Student-t of few degrees of freedom goes there often: the rate at
+    a nominal .01 was 5 times as high in the first ten events, and 2.7 times in the next forty.
 
     The process noise is right when successive innovations are uncorrelated (Mehra 1970): a
     positive correlation says that the level follows too slowly. Its factor takes one step of
     stochastic approximation on that correlation.
 
     Args:
-        p: parameters.
+        rules: of the spec.
+        deviate: innovation over its standard deviation.
         score: standard normal under the prediction.
         noise_var: variance that the score was made with.
         learned: float64[LEARNED], changed in place.
     """
     learned[SCORED] += 1.0
     cut = min(max(score, -CLIP), CLIP)
-    if p.learns:
-        events = learned[SCORED] + (p.prior_events if p.noise_var > 0.0 else 0.0)
-        rate = 1.0 / min(events, p.memory_events)
-        learned[NOISE_VAR] = noise_var * (1.0 + rate * (CUT * cut * cut - 1.0))
+    if rules.learns:
+        events = learned[SCORED] + (rules.prior_events if rules.noise_var > 0.0 else 0.0)
+        rate = 1.0 / min(events, rules.memory_events)
+        square = min(deviate * deviate, SQUARE_LIMIT)
+        if abs(score) > CLIP:
+            square = min(square, cut_off(CLIP * CLIP, learned[DOF]))
+        learned[NOISE_VAR] = noise_var * (1.0 + rate * (CUT * square - 1.0))
         kept = 1.0 - rate
         learned[DOF] = 1.0 / (kept * kept / learned[DOF] + rate * rate)
-    change = p.ratio_rate * cut * learned[LAST_SCORE]
+    change = rules.ratio_rate * cut * learned[LAST_SCORE]
     learned[LOG_RATIO] = min(max(learned[LOG_RATIO] + change, -RATIO_LIMIT), RATIO_LIMIT)
     learned[LAST_SCORE] = cut
 
 
 @njit(cache=True)
-def count_run(p, score, learned):  # type: ignore[no-untyped-def]
+def count_run(rules, score, learned):  # type: ignore[no-untyped-def]
     """Count outliers in a row on one side (signed); return whether they make a true shift."""
-    if p.shift_events == 0.0:
+    if rules.shift_events == 0.0:
         return False
     run = learned[RUN]
-    if score > p.shift_score:
+    if score > rules.shift_score:
         run = max(run, 0.0) + 1.0
-    elif score < -p.shift_score:
+    elif score < -rules.shift_score:
         run = min(run, 0.0) - 1.0
     else:
         run = 0.0
-    shifted = abs(run) >= p.shift_events
+    shifted = abs(run) >= rules.shift_events
     learned[RUN] = 0.0 if shifted else run
     return shifted
 
 
 @njit(cache=True)
-def observe(p, y, origin, loading, mean, cov, pull, learned, told):  # type: ignore[no-untyped-def]
+def observe(rules, y, origin, loading, mean, cov, pull, learned, out, n):  # type: ignore[no-untyped-def]
     """Score an observation and update with it.
 
     Args:
-        p: parameters.
+        rules: of the spec.
         y: the observation, finite.
         origin: what the state is relative to.
         loading: float64[d], of this observation.
@@ -145,7 +158,8 @@ def observe(p, y, origin, loading, mean, cov, pull, learned, told):  # type: ign
         cov: float64[d, d], predicted; changed in place.
         pull: float64[d], scratch.
         learned: float64[LEARNED], changed in place.
-        told: float32[len(TELLS)], filled where the event is scored.
+        out: float32[m, len(TELLS)], of which a row is filled where the event is scored.
+        n: the row.
     """
     expected = 0.0
     for j in range(len(mean)):
@@ -157,32 +171,34 @@ def observe(p, y, origin, loading, mean, cov, pull, learned, told):  # type: ign
         return
     state_var = project(cov, loading, pull)
     size = RELATIVE_SD * (origin + expected)
-    smallest = max(p.smallest_var, size * size)
+    smallest = max(rules.smallest_var, size * size)
     if learned[NOISE_VAR] == 0.0:
-        find_scale(p, innovation, state_var + 1.0, smallest, learned)
+        find_scale(rules, innovation, state_var + 1.0, smallest, learned)
         condition_mean(mean, pull, innovation, state_var + 1.0)
         condition_cov(cov, pull, state_var + 1.0)
         return
     noise_var = max(learned[NOISE_VAR], smallest)
     expected_sd = math.sqrt(noise_var * (state_var + 1.0))
-    score = normal_score(innovation / expected_sd, learned[DOF])
-    told[SURPRISE] = two_sided_surprise(score)
-    told[SCORE] = score
-    told[EXPECTED] = origin + expected
-    told[EXPECTED_SD] = expected_sd
-    shifted = count_run(p, score, learned)
+    deviate = innovation / expected_sd
+    score = normal_score(deviate, learned[DOF])
+    out[n, SURPRISE] = two_sided_surprise(score)
+    out[n, SCORE] = score
+    out[n, EXPECTED] = origin + expected
+    out[n, EXPECTED_SD] = expected_sd
+    shifted = count_run(rules, score, learned)
     weight = 1.0
     if shifted:
         # The level is set free by what the last outlier says of the shift's size.
         cov[0, 0] += innovation * innovation / noise_var
         state_var = project(cov, loading, pull)
     else:
-        weight = robust_weight(score, p.robust_dof)
-        learn_noise(p, score, noise_var, learned)
-    told[SHIFTED] = 1.0 if shifted else 0.0
+        # Of the deviate: the score rises by a logarithm only, and would leave the pull unbounded.
+        weight = robust_weight(deviate, rules.robust_dof)
+        learn_noise(rules, deviate, score, noise_var, learned)
+    out[n, SHIFTED] = 1.0 if shifted else 0.0
     condition_mean(mean, pull, innovation, state_var + 1.0 / weight)
     condition_cov(cov, pull, state_var + 1.0 / weight)
-    told[LEVEL_NOW] = origin + mean[0]
+    out[n, LEVEL_NOW] = origin + mean[0]
 
 
 @njit(cache=True, nogil=True)
@@ -214,17 +230,21 @@ def walk_columns(  # type: ignore[no-untyped-def]
     mean, pull, cov = np.empty(d), np.empty(d), np.empty((d, d))
     learned, loading = np.empty(LEARNED), p.loading.copy()
     steps = np.zeros((len(p.blocks), STEPS))
+    # Taken out of `p` once: each time would count a reference.
+    blocks, powers, noises, rules = p.blocks, p.powers, p.noises, p.rules
+    regressors, regressor_values = p.regressors, p.regressor_values
     steps_of = -1.0  # the elapsed time that `steps` are of: regular streams compute them once
     for i in range(len(row)):
         r = row[i]
-        out[i, :] = np.nan
         out[i, SURPRISE] = 0.0
+        for j in range(SURPRISE + 1, len(TELLS)):
+            out[i, j] = math.nan
         elapsed = 0.0
         if fresh[i] or events[r] == 0:
             begin(p, mean, cov, learned)
             newest_ms[r], origin[r], events[r] = time_ms[i], p.origin, 0
         else:
-            unpack(cov_of[r], cov)
+            unpack(cov_of, r, cov)
             for j in range(d):
                 mean[j] = mean_of[r, j]
             for j in range(LEARNED):
@@ -232,22 +252,22 @@ def walk_columns(  # type: ignore[no-untyped-def]
             elapsed = 1.0 if p.by_event else (time_ms[i] - newest_ms[r]) / p.interval_ms
         if elapsed > 0.0:
             if elapsed != steps_of:
-                transition(p.blocks, elapsed, p.longest_gap, steps)
+                transition(blocks, elapsed, p.longest_gap, steps)
                 steps_of = elapsed
-            predict_mean(p.blocks, p.powers, steps, mean)
-            predict_cov(p.blocks, p.powers, p.noises, steps, math.exp(learned[LOG_RATIO]), cov)
+            predict_mean(blocks, powers, steps, mean)
+            predict_cov(blocks, powers, noises, steps, math.exp(learned[LOG_RATIO]), cov)
             newest_ms[r] = max(time_ms[i], newest_ms[r])
         if abs(value[i]) <= VALUE_LIMIT:  # false for NaN as well
             if learned[SCORED] == UNKNOWN:
                 origin[r] = value[i]
-            fill_regressors(time_ms[i], p.regressors, p.regressor_values, loading)
-            observe(p, value[i], origin[r], loading, mean, cov, pull, learned, out[i])
+            fill_regressors(time_ms[i], regressors, regressor_values, loading)
+            observe(rules, value[i], origin[r], loading, mean, cov, pull, learned, out, i)
         events[r] = min(events[r] + 1, EVENTS_LIMIT)
         for j in range(d):
             mean_of[r, j] = mean[j]
         for j in range(LEARNED):
             learned_of[r, j] = learned[j]
-        pack(cov, p.rounding, cov_of[r])
+        pack(cov, p.rounding, cov_of, r)
 
 
 def state_dtype(states: int, precision: Literal["single", "double"]) -> np.dtype[np.void]:

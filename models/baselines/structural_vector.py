@@ -40,7 +40,7 @@ from models.baselines.structural import (
     VALUE_LIMIT,
 )
 from models.baselines.structural_spec import Parameters, StructuralSpec, compile_spec
-from models.baselines.student_t import normal_score, radial_surprise
+from models.baselines.student_t import cut_off, normal_score, radial_surprise
 
 VERSION = 1
 VALUES_LIMIT = 4
@@ -136,14 +136,15 @@ def impute(noise_cov, root, white, active, known, innovation, left):  # type: ig
 
 
 @njit(cache=True)
-def learn(p, innovation, ratio_var, distance, left, active, noise_cov, learned):  # type: ignore[no-untyped-def]
+def learn(rules, cuts, innovation, ratio_var, distance, left, active, noise_cov, learned):  # type: ignore[no-untyped-def]
     """Move the noise covariance, its degrees of freedom and the process noise by one event.
 
     The inverse Wishart's mean under exponential forgetting, with the innovation shortened where
     it is longer than the cut, as in `structural.learn_noise`.
 
     Args:
-        p: parameters.
+        rules: of the spec.
+        cuts: (cut_at, cut) of the parameters.
         innovation: float64[k], missing ones imputed.
         ratio_var: variance of an innovation in multiples of the noise.
         distance: squared length of the whitened innovation, over ratio_var.
@@ -161,13 +162,14 @@ def learn(p, innovation, ratio_var, distance, left, active, noise_cov, learned):
         score = min(max(score, -CLIP), CLIP)
         correlation += score * learned[LAST_SCORES + i] / k
         learned[LAST_SCORES + i] = score
-    change = p.form.ratio_rate * correlation
+    change = rules.ratio_rate * correlation
     learned[LOG_RATIO] = min(max(learned[LOG_RATIO] + change, -RATIO_LIMIT), RATIO_LIMIT)
-    if not p.form.learns:
+    if not rules.learns:
         return
-    prior = p.form.prior_events if p.form.noise_var > 0.0 else float(k)
-    rate = 1.0 / min(learned[SCORED] + prior, p.form.memory_events)
-    weight = p.cut * min(1.0, p.cut_at / max(distance, 1e-300)) / ratio_var
+    prior = rules.prior_events if rules.noise_var > 0.0 else float(k)
+    rate = 1.0 / min(learned[SCORED] + prior, rules.memory_events)
+    limit = cut_off(cuts[0], learned[DOF])
+    weight = cuts[1] * min(1.0, limit / max(distance, 1e-300)) / ratio_var
     for i in range(k):
         for j in range(k):
             square = weight * innovation[i] * innovation[j] + left[i, j]
@@ -177,7 +179,7 @@ def learn(p, innovation, ratio_var, distance, left, active, noise_cov, learned):
 
 
 @njit(cache=True)
-def worst(p, innovation, ratio_var, noise_cov, active, learned, told):  # type: ignore[no-untyped-def]
+def worst(rules, innovation, ratio_var, noise_cov, active, learned, told):  # type: ignore[no-untyped-def]
     """Tell which value is farthest off; return whether a run of outliers makes a true shift."""
     which, furthest = 0, 0.0
     for i in range(len(active)):
@@ -188,16 +190,16 @@ def worst(p, innovation, ratio_var, noise_cov, active, learned, told):  # type: 
     score = normal_score(furthest, learned[DOF])
     told[SCORE] = score
     told[WHICH] = which
-    if p.form.shift_events == 0.0:
+    if rules.shift_events == 0.0:
         return False
-    if abs(score) <= p.form.shift_score:
+    if abs(score) <= rules.shift_score:
         learned[RUN] = 0.0
         return False
     # A run belongs to one value and one side: the value is kept in steps of RUN_STEP.
     run, side = learned[RUN], math.copysign(1.0, score)
     same = run * side > 0.0 and int(abs(run)) // RUN_STEP == which
     count = (int(abs(run)) % RUN_STEP if same else 0) + 1
-    shifted = count >= p.form.shift_events
+    shifted = count >= rules.shift_events
     learned[RUN] = 0.0 if shifted else side * (RUN_STEP * which + count)
     return shifted
 
@@ -225,7 +227,7 @@ def innovations(y, origin, loading, means, active, innovation):  # type: ignore[
 
 
 @njit(cache=True)
-def scales(p, innovation, ratio_var, origin, means, active, known, noise_cov):  # type: ignore[no-untyped-def]
+def scales(rules, innovation, ratio_var, origin, means, active, known, noise_cov):  # type: ignore[no-untyped-def]
     """Hold variances above what can be told apart, and take unknown ones from an innovation.
 
     Values whose variance is not known are no longer `active`: they are learned, not scored.
@@ -234,7 +236,7 @@ def scales(p, innovation, ratio_var, origin, means, active, known, noise_cov):  
     scored = 0
     for i in range(len(active)):
         size = 0.0 if math.isnan(origin[i]) else RELATIVE_SD * (origin[i] + means[i, 0])
-        smallest = max(p.form.smallest_var, size * size)
+        smallest = max(rules.smallest_var, size * size)
         known[i] = noise_cov[i, i] > 0.0
         if known[i]:
             noise_cov[i, i] = max(noise_cov[i, i], smallest)
@@ -248,7 +250,7 @@ def scales(p, innovation, ratio_var, origin, means, active, known, noise_cov):  
 
 @njit(cache=True)
 def score_and_learn(  # type: ignore[no-untyped-def]
-    p, innovation, ratio_var, active, known, scored, noise_cov, learned, told
+    rules, cuts, innovation, ratio_var, active, known, scored, noise_cov, learned, told
 ):
     """Score the active values together; learn from them unless they are a true shift.
 
@@ -265,18 +267,18 @@ def score_and_learn(  # type: ignore[no-untyped-def]
     for i in range(k):
         if active[i]:
             told[EXPECTED + 2 * i + 1] = math.sqrt(noise_cov[i, i] * ratio_var)
-    shifted = worst(p, innovation, ratio_var, noise_cov, active, learned, told)
+    shifted = worst(rules, innovation, ratio_var, noise_cov, active, learned, told)
     told[SHIFTED] = 1.0 if shifted else 0.0
     impute(noise_cov, root, white, active, known, innovation, left)
     if shifted:
         return 1.0
-    learn(p, innovation, ratio_var, distance, left, active, noise_cov, learned)
-    dof = p.form.robust_dof
+    learn(rules, cuts, innovation, ratio_var, distance, left, active, noise_cov, learned)
+    dof = rules.robust_dof
     return 1.0 if dof == 0.0 else (dof + scored) / (dof + distance)
 
 
 @njit(cache=True)
-def observe(p, y, origin, loading, means, cov, noise_cov, learned, told):  # type: ignore[no-untyped-def]
+def observe(rules, cuts, y, origin, loading, means, cov, noise_cov, learned, told):  # type: ignore[no-untyped-def]
     """Score the values of one event and update with them.
 
     Missing values are given their expectation, which is exact for the means. The covariance is
@@ -284,7 +286,8 @@ def observe(p, y, origin, loading, means, cov, noise_cov, learned, told):  # typ
     as values are present.
 
     Args:
-        p: parameters.
+        rules: of the spec.
+        cuts: (cut_at, cut) of the parameters.
         y: float64[k]; NaN, infinite or beyond VALUE_LIMIT is missing.
         origin: float64[k], what each level is relative to; NaN until the value's first.
         loading: float64[d], of this event.
@@ -305,14 +308,23 @@ def observe(p, y, origin, loading, means, cov, noise_cov, learned, told):  # typ
         learned[SCORED] = 0.0
         return
     state_var = project(cov, loading, pull)
-    scored = scales(p, innovation, state_var + 1.0, origin, means, active, known, noise_cov)
+    scored = scales(rules, innovation, state_var + 1.0, origin, means, active, known, noise_cov)
     weight = 1.0
     if scored > 0:
         for i in range(k):
             if active[i]:
                 told[EXPECTED + 2 * i] = y[i] - innovation[i]
         weight = score_and_learn(
-            p, innovation, state_var + 1.0, active, known, scored, noise_cov, learned, told
+            rules,
+            cuts,
+            innovation,
+            state_var + 1.0,
+            active,
+            known,
+            scored,
+            noise_cov,
+            learned,
+            told,
         )
         if told[SHIFTED] == 1.0:
             which = int(told[WHICH])
@@ -351,12 +363,12 @@ def begin(p, origin, means, cov, noise_cov, learned):  # type: ignore[no-untyped
     for i in range(k):
         means[i] = p.form.prior_mean
         origin[i] = p.form.origin if p.form.level_known else math.nan
-    unpack(p.form.prior_cov, cov)
+    unpack(p.form.prior_cov, 0, cov)
     noise_cov[:] = p.noise_cov
     learned[:] = 0.0
     learned[DOF] = NEVER_LEARNED
-    if p.form.learns:
-        learned[DOF] = max(p.form.prior_events, k) if p.form.noise_var > 0.0 else k
+    if p.form.rules.learns:
+        learned[DOF] = max(p.form.rules.prior_events, k) if p.form.rules.noise_var > 0.0 else k
     learned[SCORED] = 0.0 if p.form.level_known else UNKNOWN
 
 
@@ -382,6 +394,9 @@ def walk_columns(  # type: ignore[no-untyped-def]
     means, cov, noise_cov = np.empty((k, d)), np.empty((d, d)), np.empty((k, k))
     learned, loading = np.empty(LAST_SCORES + k), form.loading.copy()
     steps = np.zeros((len(form.blocks), STEPS))
+    # Taken out of `p` once: each time would count a reference.
+    blocks, powers, noises, rules = form.blocks, form.powers, form.noises, form.rules
+    regressors, regressor_values, cuts = form.regressors, form.regressor_values, (p.cut_at, p.cut)
     steps_of = -1.0
     for n in range(len(row)):
         r = row[n]
@@ -392,28 +407,30 @@ def walk_columns(  # type: ignore[no-untyped-def]
             begin(p, origin_of[r], means, cov, noise_cov, learned)
             newest_ms[r], events[r] = time_ms[n], 0
         else:
-            unpack(cov_of[r], cov)
-            unpack(noise_cov_of[r], noise_cov)
+            unpack(cov_of, r, cov)
+            unpack(noise_cov_of, r, noise_cov)
             means[:] = means_of[r]
             learned[:] = learned_of[r]
             passed = (time_ms[n] - newest_ms[r]) / form.interval_ms
             elapsed = 1.0 if form.by_event else passed
         if elapsed > 0.0:
             if elapsed != steps_of:
-                transition(form.blocks, elapsed, form.longest_gap, steps)
+                transition(blocks, elapsed, form.longest_gap, steps)
                 steps_of = elapsed
             for i in range(k):
-                predict_mean(form.blocks, form.powers, steps, means[i])
+                predict_mean(blocks, powers, steps, means[i])
             ratio = math.exp(learned[LOG_RATIO])
-            predict_cov(form.blocks, form.powers, form.noises, steps, ratio, cov)
+            predict_cov(blocks, powers, noises, steps, ratio, cov)
             newest_ms[r] = max(time_ms[n], newest_ms[r])
-        fill_regressors(time_ms[n], form.regressors, form.regressor_values, loading)
-        observe(p, value[n], origin_of[r], loading, means, cov, noise_cov, learned, out[n])
+        fill_regressors(time_ms[n], regressors, regressor_values, loading)
+        observe(
+            rules, cuts, value[n], origin_of[r], loading, means, cov, noise_cov, learned, out[n]
+        )
         events[r] = min(events[r] + 1, EVENTS_LIMIT)
         means_of[r] = means
         learned_of[r] = learned
-        pack(cov, form.rounding, cov_of[r])
-        pack(noise_cov, 0.0, noise_cov_of[r])
+        pack(cov, form.rounding, cov_of, r)
+        pack(noise_cov, 0.0, noise_cov_of, r)
 
 
 def structural_vector(

@@ -9,6 +9,7 @@ from numba import njit
 from models.baselines.renewal import log_normal_log_survival
 
 GAUSSIAN_DOF = 1e6  # from here on a Student-t is a normal to single precision
+SQUARE_LIMIT = 100.0
 _LOG_2 = math.log(2.0)
 
 
@@ -39,19 +40,30 @@ def normal_score(z, dof):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
+def cut_off(limit, dof):  # type: ignore[no-untyped-def]
+    """Return the squared deviate of a Student-t whose squared normal score is `limit`.
+
+    Wallace's first approximation, inverted, and at most SQUARE_LIMIT: with one or two degrees of
+    freedom the exact one is in the hundred thousands, and a single event would set the scale.
+    """
+    stretch = (8.0 * dof + 3.0) / (8.0 * dof + 1.0)
+    return min(dof * math.expm1(min(limit * stretch * stretch / dof, 7.0)), SQUARE_LIMIT)
+
+
+@njit(cache=True)
 def two_sided_surprise(score):  # type: ignore[no-untyped-def]
     """Return -log P(|N(0, 1)| > |score|), nats, >= 0: the surprise of a two-sided p-value."""
     return max(-log_normal_log_survival(abs(score)) - _LOG_2, 0.0)
 
 
 @njit(cache=True)
-def robust_weight(score, dof):  # type: ignore[no-untyped-def]
+def robust_weight(deviate, dof):  # type: ignore[no-untyped-def]
     """Return the weight of an observation under Student-t errors, in (0, 1 + 1/dof].
 
     One step of the EM of Lange, Little and Taylor (1989); `dof` 0 turns it off. The pull
-    weight * score is at most (dof + 1) / (2 sqrt(dof)), whatever the observation.
+    weight * deviate is at most (dof + 1) / (2 sqrt(dof)), whatever the observation.
     """
-    return 1.0 if dof == 0.0 else (dof + 1.0) / (dof + score * score)
+    return 1.0 if dof == 0.0 else (dof + 1.0) / (dof + deviate * deviate)
 
 
 @njit(cache=True)

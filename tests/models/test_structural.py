@@ -230,7 +230,7 @@ def test_equals_pykalmans_filter_update(spec: StructuralSpec, irregular: bool) -
             observation_covariance=np.array([[NOISE]]),
             observation_offset=np.zeros(1),
         )
-        mean = np.ma.filled(mean)
+        mean = np.asarray(mean)
         np.testing.assert_allclose(track.mean[i], mean, rtol=0, atol=1e-9)
         np.testing.assert_allclose(track.cov[i], cov, rtol=0, atol=1e-9)
 
@@ -289,10 +289,7 @@ def test_equals_statsmodels_unobserved_components() -> None:
     }
     found = theirs.filter([values[name] for name in theirs.param_names])
     track = Track(spec, events)
-    # statsmodels keeps phi_2 x_{n-1} as the second state of the autoregression.
-    mean = track.mean.copy()
-    mean[:, 8] *= -0.3
-    np.testing.assert_allclose(mean.T, found.filtered_state, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(track.mean.T, found.filtered_state, rtol=0, atol=1e-9)
 
 
 def dense_cov(spec: StructuralSpec, events: Events) -> Floats:
@@ -383,14 +380,12 @@ def test_splitting_a_gap_changes_nothing(spec: StructuralSpec) -> None:
     events = series(spec, irregular=True, n=40, seed=5)
     whole = spec.autoregression is not None and len(spec.autoregression.coefficients) > 1
     whole |= spec is PARTS["ar_1_alternating"]
-    between = np.full(40, np.nan)
-    middle = events.time_ms[:-1] + (np.diff(events.time_ms) * (0 if whole else 0.37)).astype(int)
-    split = events_of(
-        np.insert(middle, 0, events.time_ms[0]).repeat(2)[1:].copy(),
-        np.stack([events.value, between], axis=1).ravel()[:-1],
-    )
-    split.time_ms[0::2] = events.time_ms
-    split.time_ms[1::2] = middle
+    inside = np.diff(events.time_ms) * (0.0 if whole else 0.37)
+    time_ms = np.empty(79, np.int64)
+    time_ms[0::2], time_ms[1::2] = events.time_ms, events.time_ms[:-1] + inside.astype(np.int64)
+    value = np.full(79, np.nan)
+    value[0::2] = events.value
+    split = events_of(time_ms, value)
     found, wanted = Track(spec, split), Track(spec, events)
     np.testing.assert_allclose(found.mean[0::2], wanted.mean, rtol=0, atol=1e-9)
     np.testing.assert_allclose(found.cov[0::2], wanted.cov, rtol=0, atol=1e-9)
@@ -422,10 +417,10 @@ def test_the_learned_noise_is_the_conjugate_posterior() -> None:
     y = rng.uniform(-1.2, 1.2, 300)
     track = Track(spec, events_of(START_MS + np.arange(300) * 300_000, y))
     n = np.arange(1, 301)
-    # CUT makes up for the squares above CLIP, which a uniform does not have.
+    # CUT makes up for squares beyond CLIP, which a uniform does not have.
     scale = track.learned[:, 0]
     np.testing.assert_allclose(track.learned[:, 1], 10 + n, rtol=1e-9)
-    np.testing.assert_allclose(scale, (10 * NOISE + np.cumsum(y**2)) / (10 + n), rtol=0.02)
+    np.testing.assert_allclose(scale, (10 * NOISE + np.cumsum(y**2)) / (10 + n), rtol=6e-3)
 
 
 def test_an_outlier_pulls_by_a_bounded_amount() -> None:
@@ -484,7 +479,7 @@ def test_no_scale_no_score() -> None:
 def test_large_values_keep_their_small_changes() -> None:
     events = draw(LOCAL_LEVEL, 11, 500)
     plain, _ = walk(structural(LOCAL_LEVEL), events)
-    events.value += 1e6
+    events.value[:] += 1e6
     moved, _ = walk(structural(LOCAL_LEVEL), events)
     np.testing.assert_allclose(moved[50:, SURPRISE], plain[50:, SURPRISE], atol=0.05)
 
@@ -505,6 +500,24 @@ def test_p_values_hold_to_one_in_a_thousand(name: str) -> None:
         assert nominal / 1.5 < rate < nominal * 1.5, f"{rate} at {nominal}"
     ks = stats.kstest(np.exp(-surprise[::20].astype(np.float64)), "uniform")
     assert ks.pvalue > 1e-3
+
+
+def test_p_values_hold_from_the_first_scored_events() -> None:
+    """400 streams of which nothing is known, not even the scale."""
+    component = structural(LOCAL_LEVEL)
+    rng = np.random.default_rng(15)
+    told = np.empty((400, 50))
+    times = START_MS + np.arange(50) * 300_000
+    for k in range(400):
+        scale = math.exp(rng.uniform(-8, 8))
+        y = np.cumsum(rng.normal(0, 0.05**0.5, 50)) + rng.normal(0, 1, 50)
+        out, _ = walk(component, events_of(times, 100.0 + scale * y))
+        told[k] = out[:, SURPRISE]
+    for first, last in ((2, 10), (10, 50)):
+        part = told[:, first:last]
+        for nominal in (0.1, 0.01):
+            rate = float((part > -math.log(nominal)).mean())
+            assert nominal / 2 < rate < nominal * 1.7, f"{rate} at {nominal}, events {first}-{last}"
 
 
 def covs(state: NDArray[np.void], d: int) -> Floats:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,11 +34,12 @@ def run(
     row: NDArray[np.int32] | None = None,
     fresh_first: bool = True,
     double: bool = False,
-) -> tuple[NDArray[np.floating], NDArray[np.void]]:
+) -> tuple[NDArray[np.floating[Any]], NDArray[np.void]]:
     n = len(time_ms)
     row = np.zeros(n, np.int32) if row is None else row
     state = np.zeros(int(row.max()) + 1, component.state) if state is None else state
-    out = np.empty((n, len(component.tells)), np.float64 if double else np.float32)
+    number = np.float64 if double else np.float32
+    out: NDArray[np.floating[Any]] = np.empty((n, len(component.tells)), number)
     fresh = np.zeros(n, np.bool_)
     if fresh_first:
         fresh[np.unique(row, return_index=True)[1]] = True
@@ -55,7 +57,7 @@ def several(spec: StructuralSpec, n: int, seed: int) -> tuple[NDArray[np.int64],
     return series(spec, irregular=True, n=n, seed=seed).time_ms, value
 
 
-def expected(component: Component, out: NDArray[np.floating]) -> tuple[Floats, Floats]:
+def expected(component: Component, out: NDArray[np.floating[Any]]) -> tuple[Floats, Floats]:
     where = [component.tells.index(f"expected_{i}") for i in range(3)]
     return out[:, where].astype(float), out[:, [w + 1 for w in where]].astype(float)
 

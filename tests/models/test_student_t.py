@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from models.baselines.student_t import (
+    SQUARE_LIMIT,
+    cut_off,
     normal_score,
     radial_surprise,
     robust_weight,
@@ -75,3 +77,10 @@ def test_the_distance_of_several_values_is_an_f(values: int, dof: float) -> None
 
 def test_the_distance_of_one_value_is_its_square() -> None:
     assert radial_surprise(9.0, 12.0, 1) == two_sided_surprise(normal_score(3.0, 12.0))
+
+
+def test_the_cut_off_is_where_the_score_passes() -> None:
+    for dof in (4.0, 10.0, 100.0):
+        assert normal_score(math.sqrt(cut_off(9.0, dof)), dof) == pytest.approx(3.0, abs=0.06)
+    assert cut_off(9.0, 1e9) == pytest.approx(9.0, rel=1e-6)
+    assert cut_off(9.0, 1.0) == SQUARE_LIMIT
