@@ -10,6 +10,7 @@ from numba import config
 # In the order of imports: what comes later takes the types from what comes before.
 RECORDS = {
     "state.table": ("ROW", "FORMER"),
+    "models.baselines.metric": ("STATE",),
     "flink_jobs.advance": ("ADVANCED",),
     "flink_jobs.decide": ("PREDICTION", "DECIDED"),
 }

@@ -1,10 +1,12 @@
-"""`eddy evaluate`: hold the baselines against benchmarks that others wrote."""
+"""`eddy evaluate`: detectors against data with known answers; each sub-command has its module."""
 
 from __future__ import annotations
 
 import typer
 
-from deploy.commands import evaluate_handbook
+from deploy.commands import evaluate_handbook, evaluate_metrics, evaluate_nab
 
-app = typer.Typer(no_args_is_help=True, help="Score benchmarks that others wrote.")
+app = typer.Typer(help="Hold the detectors against data with known answers.", no_args_is_help=True)
+app.command("nab")(evaluate_nab.nab)
+app.command("metrics")(evaluate_metrics.metrics)
 app.command("handbook")(evaluate_handbook.handbook)
