@@ -48,7 +48,7 @@ def test_the_markov_chain_is_dirichlet_by_context() -> None:
 
 def test_forgetting_bounds_the_counts() -> None:
     _, state = walk(markov_component(BASE, 5.0, 0.9), marked(np.zeros(400, np.int64)))
-    assert state["count"][0, 0].tolist() == pytest.approx([10.0, 0.0, 0.0, 0.0], rel=1e-5)
+    assert state["count"][0, 0] == pytest.approx([10.0] + [0.0] * 7, rel=1e-5)
 
 
 @pytest.mark.parametrize("order", [2, 3])
@@ -215,7 +215,7 @@ def test_a_drift_keeps_runs_short() -> None:
     still, _ = walk(component, events_of(np.arange(400), calm))
     moving, _ = walk(component, events_of(np.arange(400), drift))
     assert moving[-100:, 3].mean() < 0.3 * still[-100:, 3].mean()
-    assert moving[-50:, 1].mean() == pytest.approx(drift[-50:].mean(), abs=3.0)
+    assert moving[-50:, 1].mean() == pytest.approx(drift[-50:].mean(), abs=6.0)
 
 
 def test_odd_change_points_are_refused() -> None:
