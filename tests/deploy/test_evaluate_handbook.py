@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from deploy.cli import main
-from deploy.handbook.read import read_payments
+from deploy.evaluate.handbook_read import read_payments
 from flink_jobs.errors import EddyError
 from models.evaluation.handbook import Payments
 from tests.models.test_handbook import world

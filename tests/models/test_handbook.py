@@ -12,7 +12,7 @@ import pytest
 import statsmodels.api as sm
 from numpy.typing import NDArray
 
-from deploy.handbook.read import read_payments
+from deploy.evaluate.handbook_read import read_payments
 from deploy.stack.options import REPOSITORY
 from models.evaluation.handbook import DAY_MS, Payments, figures, split
 from models.evaluation.handbook_detector import Scores, score_payments
