@@ -46,7 +46,7 @@ def test_files_are_joined_in_the_order_of_time(tmp_path: Path) -> None:
     # Payments that are not in order cannot be built, files out of order can be read.
     write(
         first, tmp_path, "b.parquet",
-        TRANSACTION_ID=mixed["payment"], TX_DATETIME=mixed["time_ms"].astype("datetime64[us]"),
+        TRANSACTION_ID=mixed["payment"], TX_DATETIME=mixed["time_ms"].astype("datetime64[ms]").astype("datetime64[us]"),
         CUSTOMER_ID=mixed["customer"], TERMINAL_ID=mixed["terminal"], TX_AMOUNT=mixed["amount"],
         TX_FRAUD=mixed["fraud"].astype(np.int8), TX_FRAUD_SCENARIO=mixed["scenario"],
     )  # fmt: skip
