@@ -44,9 +44,10 @@ def test_files_are_joined_in_the_order_of_time(tmp_path: Path) -> None:
     first = part(payments, slice(0, 300))
     mixed = {name: getattr(first, name)[shuffled] for name in Payments.__slots__}
     # Payments that are not in order cannot be built, files out of order can be read.
+    microseconds = mixed["time_ms"].astype("datetime64[ms]").astype("datetime64[us]")
     write(
         first, tmp_path, "b.parquet",
-        TRANSACTION_ID=mixed["payment"], TX_DATETIME=mixed["time_ms"].astype("datetime64[ms]").astype("datetime64[us]"),
+        TRANSACTION_ID=mixed["payment"], TX_DATETIME=microseconds,
         CUSTOMER_ID=mixed["customer"], TERMINAL_ID=mixed["terminal"], TX_AMOUNT=mixed["amount"],
         TX_FRAUD=mixed["fraud"].astype(np.int8), TX_FRAUD_SCENARIO=mixed["scenario"],
     )  # fmt: skip
