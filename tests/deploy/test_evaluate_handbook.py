@@ -76,7 +76,7 @@ def test_files_that_are_not_as_expected_are_refused(tmp_path: Path) -> None:
         ({"CUSTOMER_ID": pa.array([None] * n, pa.int64())}, "no missing value"),
         ({"TRANSACTION_ID": np.zeros(n, np.int64)}, "each TRANSACTION_ID once"),
     ):
-        write(payments, tmp_path, "a.parquet", **changed)  # type: ignore[arg-type]
+        write(payments, tmp_path, "a.parquet", **changed)
         with pytest.raises(EddyError, match=message):
             read_payments(tmp_path)
     (tmp_path / "raw" / "a.parquet").write_text("no parquet")

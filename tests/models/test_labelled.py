@@ -42,7 +42,8 @@ def told(
 ) -> NDArray[np.float32]:
     events = events_of(np.array([time_ms]), np.full(1, np.nan))
     events.fresh[:] = False
-    return walk(component, events, state=state)[0][0]
+    out: NDArray[np.float32] = walk(component, events, state=state)[0][0]
+    return out
 
 
 def labels(seed: int, n: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -94,7 +95,8 @@ def generator(p: CompromiseParameters) -> NDArray[np.float64]:
     rates[0, 1] = p.onset_per_ms
     for k in range(1, p.stages + 1):
         rates[k, (k + 1) % (p.stages + 1)] += p.stages / p.dwell_ms
-    return rates - np.diag(rates.sum(axis=1))
+    rates -= np.diag(rates.sum(axis=1))
+    return rates
 
 
 @pytest.mark.parametrize("stages", [1, 2, 5, 16])
