@@ -8,5 +8,5 @@ from deploy.commands import evaluate_handbook, evaluate_metrics, evaluate_nab
 
 app = typer.Typer(help="Hold the detectors against data with known answers.", no_args_is_help=True)
 app.command("nab")(evaluate_nab.nab)
-app.command("handbook")(evaluate_handbook.handbook)
 app.command("metrics")(evaluate_metrics.metrics)
+app.command("handbook")(evaluate_handbook.handbook)

@@ -38,7 +38,7 @@ def handbook(
     Payments and labels pass in the order of time through the kernels of the baselines; a payment is
     scored with what was known when it came. The figures are those of the handbook's test week.
     """
-    reading = module("deploy.handbook.read")
+    reading = module("deploy.evaluate.handbook_read")
     from models.evaluation.handbook import DAY_MS, TEST_DAYS
     from models.evaluation.handbook_detector import score_payments
     from models.evaluation.handbook_report import report
@@ -68,7 +68,7 @@ def handbook(
     found["payments"] = len(payments)
     found["seconds"] = {"read": round(read_s, 2), "score": round(score_s, 2)}
     if html is not None:
-        module("deploy.handbook.page").write_page(html, payments, scores, begin, found)
+        module("deploy.evaluate.handbook_page").write_page(html, payments, scores, begin, found)
     if as_json:
         write_json(_rounded(found))
         return

@@ -58,6 +58,7 @@ def draw(picture: Picture, width: float = 11.0, height: float = 3.6, dpi: int = 
     """
     # Its fonts take a second to find: only who draws pays.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
@@ -73,6 +74,9 @@ def draw(picture: Picture, width: float = 11.0, height: float = 3.6, dpi: int = 
             axes.axvspan(time[0], time[picture.probation], color=PROBATION, alpha=0.15, lw=0)
         axes.spines[["top", "right"]].set_visible(False)
         axes.margins(x=0.01)
+    locator = AutoDateLocator(maxticks=9)
+    lower.xaxis.set_major_locator(locator)
+    lower.xaxis.set_major_formatter(ConciseDateFormatter(locator))
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
@@ -108,7 +112,9 @@ def _set_scale(axes: Axes, finite: NDArray[np.float64]) -> None:
         ticks = centre + unit * np.sinh(
             np.linspace(np.arcsinh((low - centre) / unit), np.arcsinh((high - centre) / unit), 5)
         )
-        axes.set_yticks(ticks, [f"{tick:.3g}" for tick in ticks])
+        rounding = 1e-9 * (high - low)
+        names = [f"{tick if abs(tick) > rounding else 0.0:.3g}" for tick in ticks]
+        axes.set_yticks(ticks, names)
         axes.minorticks_off()
     else:
         axes.set_ylabel("value")

@@ -21,6 +21,7 @@ from models.baselines.tails import surprise
 
 MARKS = 8
 SLOTS = 32
+PROBES = 4
 ORDERS = 4
 TIE = 1.0 + 1e-12  # probabilities that only rounding tells apart are tied
 
@@ -109,16 +110,19 @@ def _walk_markov(state, row, fresh, time_ms, value, mark, partner, p, out):  # t
 
 
 @njit(cache=True)
-def _find_slot(key, slot_key, k):  # type: ignore[no-untyped-def]
-    """Return the slot of context `k` among two places, or -1 - the place that it may claim."""
-    first = (k * 40503 % 65536) % SLOTS
-    second = (first + 1 + (k * 30011 % 65536) % (SLOTS - 1)) % SLOTS
-    if key[first] == k:
-        return first
-    if key[second] == k:
-        return second
-    heavy = slot_key[first].sum() > slot_key[second].sum()
-    return -1 - (second if heavy else first)
+def _find_slot(key, slot, k):  # type: ignore[no-untyped-def]
+    """Return the slot of context `k` among PROBES places, or -1 - the lightest of them."""
+    first = k * 40503 % 65536 // (65536 // SLOTS)  # Fibonacci hashing
+    lightest = first
+    least = np.inf
+    for j in range(PROBES):
+        place = (first + j) % SLOTS
+        if key[place] == k:
+            return place
+        weight = slot[place].sum()
+        if weight < least:
+            lightest, least = place, weight
+    return -1 - lightest
 
 
 @njit(cache=True)

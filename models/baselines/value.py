@@ -18,7 +18,9 @@ from models.baselines.tails import log_t_sf, log_t_two_sided, surprise
 
 FORGET_NOTHING = 1.0
 CLIP_NOTHING = math.inf
-FARTHEST = 1e100  # a value beyond it counts as this, so that its square stays finite
+FARTHEST = (
+    1e30  # a value beyond it counts as this: squares, and levels told in float32, stay finite
+)
 
 VALUE_STATE = np.dtype(
     [("mean", np.float64), ("events", np.float64), ("shape", np.float64), ("scale", np.float64)],

@@ -231,4 +231,5 @@ def _first(row: NDArray[np.int32]) -> NDArray[np.bool_]:
 
 def _log_odds(p: NDArray[np.float64]) -> NDArray[np.float64]:
     inside = np.clip(p, 1e-15, 1.0 - 1e-15)
-    return np.log(inside) - np.log1p(-inside)
+    log_odds: NDArray[np.float64] = np.log(inside) - np.log1p(-inside)
+    return log_odds

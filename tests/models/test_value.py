@@ -137,7 +137,7 @@ def test_an_attack_makes_moderate_values_suspicious_and_is_not_learned() -> None
     alone, _ = walk(component, events_of(np.arange(201), np.append(calm, 13.0)))
     y = np.concatenate([calm, [50.0, 10.0, 13.0]])
     out, state = walk(component, events_of(np.arange(203), y))
-    assert out[200, 0] == LOG_ODDS_LIMIT
+    assert 40.0 < out[200, 0] <= LOG_ODDS_LIMIT
     assert out[202, 0] > alone[200, 0] + 3.0
     assert state["mean"][0] == pytest.approx(calm.mean(), abs=0.1)
 

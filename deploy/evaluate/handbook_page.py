@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 mpl.use("Agg")
-from matplotlib import dates as mdates
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
@@ -228,9 +227,7 @@ def _amounts(payments: Payments, scores: Scores, card: int, test_from_ms: int) -
 
 def _mark_week(ax: Any, test_from_ms: int) -> None:
     begin = np.datetime64(test_from_ms, "ms")
-    locator = mdates.AutoDateLocator()
-    ax.xaxis.set_major_locator(locator)
-    ax.xaxis.set_major_formatter(mdates.ConciseDateFormatter(locator))
+    ax.tick_params(axis="x", rotation=20)  # whole dates overlap each other otherwise
     ax.axvspan(begin, begin + np.timedelta64(7, "D"), color="#edae49", alpha=0.15, linewidth=0)
     ax.spines[["top", "right"]].set_visible(False)
 

@@ -1,1 +1,0 @@
-"""The handbook's card payments: reading them, and the page that shows how they were scored."""
