@@ -67,7 +67,8 @@ def fit(
     Weeks of traffic serve best. The job takes the result by `--set detection.prior=FILE`.
     """
     settings = read_settings(config, overrides, root)
-    for name in ("scipy", "statsmodels", "pykalman"):
+    in_process = ("onnxruntime",) if settings.triton.enabled else ()
+    for name in ("scipy", "statsmodels", "pykalman", *in_process):
         module(name)
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
