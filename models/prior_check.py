@@ -148,11 +148,14 @@ def _shares(counts: NDArray[np.float64]) -> tuple[float, ...]:
 
 
 @njit(cache=True)
-def _add(counts, z, edges, window):  # type: ignore[no-untyped-def]
+def _add(counts, total, z, edges, window):  # type: ignore[no-untyped-def]
+    """Count one event; return the total, which is not summed anew for each."""
     counts[np.searchsorted(edges, z)] += 1.0
-    if counts.sum() >= 2.0 * window:
-        for b in range(len(counts)):
-            counts[b] *= 0.5
+    if total + 1.0 < 2.0 * window:
+        return total + 1.0
+    for b in range(len(counts)):
+        counts[b] *= 0.5
+    return counts.sum()
 
 
 @njit(cache=True, nogil=True)
@@ -172,9 +175,12 @@ def _count(  # type: ignore[no-untyped-def]
     value_counts,
     gap_counts,
 ):
+    values, gaps = value_counts.sum(), gap_counts.sum()
     for i in range(len(value)):
         if (first + i) % period < block:
             if not math.isnan(value[i]):
-                _add(value_counts, (value[i] - value_mean) / value_sd, edges, window)
+                z = (value[i] - value_mean) / value_sd
+                values = _add(value_counts, values, z, edges, window)
             if timed[i]:
-                _add(gap_counts, (log_gap[i] - gap_mean) / gap_sd, edges, window)
+                z = (log_gap[i] - gap_mean) / gap_sd
+                gaps = _add(gap_counts, gaps, z, edges, window)

@@ -18,7 +18,6 @@ from deploy.commands.options import (
     read_settings,
     write_json,
 )
-from models.prior_fit import TAIL_CLUSTERS
 
 if TYPE_CHECKING:
     from deploy.fit.run import FitResult
@@ -53,9 +52,9 @@ def fit(
         int,
         typer.Option(
             min=0,
-            max=TAIL_CLUSTERS // 2 - 1,
-            help=f"Entity-weeks, of the {TAIL_CLUSTERS} that each detector is calibrated on, that"
-            " may be anomalies.",
+            max=99,  # less than half of TAIL_CLUSTERS, whose module is slow to import
+            help="Entity-weeks, of the 200 that each detector is calibrated on, that may be"
+            " anomalies.",
         ),
     ] = 40,
     as_json: AsJson = False,
@@ -68,7 +67,8 @@ def fit(
     Weeks of traffic serve best. The job takes the result by `--set detection.prior=FILE`.
     """
     settings = read_settings(config, overrides, root)
-    for name in ("scipy", "statsmodels", "pykalman"):
+    in_process = ("onnxruntime",) if settings.triton.enabled else ()
+    for name in ("scipy", "statsmodels", "pykalman", *in_process):
         module(name)
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 

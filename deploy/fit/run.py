@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.fit.source import ReadEvents, is_file, read_stream
+from deploy.fit.source import is_file, read_stream
 from deploy.fit.work import Work
 from flink_jobs.alerts import rfc3339
 from flink_jobs.calibrate import FittedTail, Surprises, observe
 from flink_jobs.errors import EddyError
+from flink_jobs.intensity_in_process import InProcessClient
 from flink_jobs.intensity_protocol import IntensityClient, NullClient
 from flink_jobs.model_files import kind_models, load_encoder, model_folder
 from flink_jobs.pit import PitCounts
@@ -38,6 +39,7 @@ REPLAY_EVENTS = 4_096
 EM_ENTITIES = 5  # of each kind, cross-checked by EM
 
 Progress = Callable[[str, int, int | None], None]
+_Played = tuple[Surprises, PitCounts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,11 @@ class FitResult:
 
     Attributes:
         prior: as it was written.
-        read: what was read; its events are not kept.
+        messages: read, the bad and the dropped ones included.
+        events: that were fitted.
+        rejected: bad messages by reason.
+        dropped: events that were too old for the limit.
+        first_bad: what was wrong with the first bad message.
         kinds: by entity kind.
     """
 
@@ -112,6 +118,15 @@ class FitResult:
     dropped: int
     first_bad: str
     kinds: tuple[KindResult, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Sampled:
+    """One kind before its calibration: its events, its fitted entities by index, its prior."""
+
+    stream: KindStream
+    levels: list[tuple[int, LevelFit]]
+    fit: KindFit
 
 
 def run_fit(settings: Settings, options: FitOptions, progress: Progress) -> FitResult:
@@ -131,21 +146,26 @@ def run_fit(settings: Settings, options: FitOptions, progress: Progress) -> FitR
     try:
         read = work.load_events()
         if read is None:
-            read = read_stream(
-                options.source, settings, options.limit, lambda n: progress("read", n, None)
-            )
+            try:
+                read = read_stream(
+                    options.source, settings, options.limit, lambda n: progress("read", n, None)
+                )
+            except EddyError:
+                work.remove()
+                raise
             work.save_events(read)
         names = [kind for kind, _ in settings.event.entities]
         streams = [kind_stream(read.events, k, settings) for k in range(len(names))]
-        sampled = _fit_levels(names, streams, options, work, progress)
-        fits = []
-        for k, stream in enumerate(streams):
-            fits.append(_fit_kind(read.events, k, stream, sampled[k], settings, options.seed))
+        levels = _fit_levels(names, streams, options, work, progress)
+        sampled = [
+            _Sampled(stream, mine, _fit_kind(read.events, k, stream, mine, settings, options.seed))
+            for k, (stream, mine) in enumerate(zip(streams, levels, strict=True))
+        ]
         plain = Prior(
-            {name: fit.prior for name, fit in zip(names, fits, strict=True)},
+            {name: one.fit.prior for name, one in zip(names, sampled, strict=True)},
             _origin(settings, options, read.events),
         )
-        kinds = _calibrate(settings, folder, options, read, plain, streams, sampled, fits, progress)
+        kinds = _calibrate(settings, folder, options, read.events, plain, sampled, progress)
     finally:
         work.close()
     prior = replace(plain, kinds={kind.kind: kind.prior for kind in kinds})
@@ -278,61 +298,56 @@ def _calibrate(
     settings: Settings,
     folder: Path,
     options: FitOptions,
-    read: ReadEvents,
+    events: EventBatch,
     prior: Prior,
-    streams: list[KindStream],
-    sampled: list[list[tuple[int, LevelFit]]],
-    fits: list[KindFit],
+    sampled: list[_Sampled],
     progress: Progress,
 ) -> list[KindResult]:
     """Play the stream through the job's steps, with the intensity model and without."""
-    kinds = [kind for kind, _ in settings.event.entities]
     models = kind_models(settings, load_encoder(folder), prior)
-    unaided, pits = _play(
-        settings, models, NullClient(), read.events, "without the model", progress
-    )
-    aided = model_pits = None
+    alone = _play(settings, models, NullClient(), events, "without the model", progress)
+    aided = None
     if settings.triton.enabled:
-        from deploy.commands.options import module
+        client = InProcessClient(folder / "decoder.onnx")
+        aided = _play(settings, models, client, events, "with the model", progress)
+    return [
+        _kind_result(kind, k, one, options, alone, aided)
+        for k, ((kind, _), one) in enumerate(zip(settings.event.entities, sampled, strict=True))
+    ]
 
-        in_process = module("flink_jobs.intensity_in_process")
-        module("onnxruntime")
-        client = in_process.InProcessClient(folder / "decoder.onnx")
-        aided, model_pits = _play(settings, models, client, read.events, "with the model", progress)
-    results = []
-    for k, kind in enumerate(kinds):
-        mine = unaided.tails(k, options.trimmed)
-        with_model = aided.tails(k, options.trimmed) if aided else None
-        value_pit, gap_pit = pits.population[k].shares()
-        calibrated = replace(
-            prior.of(kind),
-            tails={name: one.tail for name, one in (with_model or mine).items()},
-            degraded_tails={name: one.tail for name, one in mine.items()},
-            value_pit=value_pit,
-            gap_pit=gap_pit,
-        )
-        histograms = {"value": pits.value[k], "gap": pits.gap[k]}
-        if model_pits is not None:
-            histograms["gap, model"] = model_pits.gap[k]
-        stream, levels = streams[k], tuple(fit for _, fit in sampled[k])
-        results.append(
-            KindResult(
-                kind=kind,
-                events=len(stream.time_ms),
-                entities=len(stream.entity),
-                fit=fits[k],
-                levels=levels,
-                innovations=tuple(
-                    standardised_innovations(stream.values(i), fit) for i, fit in sampled[k]
-                ),
-                gaps=fit_gaps(stream, calibrated.profile, options.seed),
-                prior=calibrated,
-                aided=with_model,
-                unaided=mine,
-                pits=histograms,
-            )
-        )
-    return results
+
+def _kind_result(
+    kind: str, k: int, sampled: _Sampled, options: FitOptions, alone: _Played, aided: _Played | None
+) -> KindResult:
+    surprises, pits = alone
+    unaided = surprises.tails(k, options.trimmed)
+    with_model = aided[0].tails(k, options.trimmed) if aided else None
+    value_pit, gap_pit = pits.population[k].shares()
+    prior = replace(
+        sampled.fit.prior,
+        tails={name: one.tail for name, one in (with_model or unaided).items()},
+        degraded_tails={name: one.tail for name, one in unaided.items()},
+        value_pit=value_pit,
+        gap_pit=gap_pit,
+    )
+    histograms = {"value": pits.value[k], "gap": pits.gap[k]}
+    if aided:
+        histograms["gap, model"] = aided[1].gap[k]
+    stream = sampled.stream
+    innovations = [standardised_innovations(stream.values(i), fit) for i, fit in sampled.levels]
+    return KindResult(
+        kind=kind,
+        events=len(stream.time_ms),
+        entities=len(stream.entity),
+        fit=sampled.fit,
+        levels=tuple(fit for _, fit in sampled.levels),
+        innovations=tuple(innovations),
+        gaps=fit_gaps(stream, prior.profile, options.seed),
+        prior=prior,
+        aided=with_model,
+        unaided=unaided,
+        pits=histograms,
+    )
 
 
 def _play(
@@ -342,7 +357,7 @@ def _play(
     events: EventBatch,
     what: str,
     progress: Progress,
-) -> tuple[Surprises, PitCounts]:
+) -> _Played:
     def batches() -> Iterator[EventBatch]:
         for start in range(0, len(events), REPLAY_EVENTS):
             yield events.part(start, start + REPLAY_EVENTS)

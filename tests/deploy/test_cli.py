@@ -310,7 +310,7 @@ def test_status_says_whether_the_prior_fits(
     result = eddy("status")
     assert result.code == 0  # a server that is down is another matter
     assert asked == [running.ports]
-    (line,) = [line for line in result.out.splitlines() if line.startswith("prior of user")]
+    (line,) = [line for line in result.out.splitlines() if "prior of user" in line]
     assert line.split()[3:9] == ["misfit", "eddy-detect", "values", "0.29,", "gaps", "0.03"]
     _, row = json.loads(eddy("status", "--json").out)
     assert (row["service"], row["condition"], row["misfit_value"]) == (

@@ -25,7 +25,7 @@ from flink_jobs.model_files import load_models
 from flink_jobs.settings import Settings, load
 from models import level_fit
 from models.level_fit import LevelFit
-from models.prior import load_prior
+from models.prior import Prior, load_prior
 
 START_S = 1_767_571_200
 QUIET = ("triton.enabled=false", "event.value_integer=false")
@@ -120,7 +120,7 @@ def test_a_killed_fit_goes_on_to_the_same_result(
 ) -> None:
     whole = run_fit(settings_of(), options(stream), silent)
     expected = (stream.with_name("prior.json")).read_bytes()
-    real_fit = fit_run.fit_level
+    real_fit = level_fit.fit_level
     fitted: list[int] = []
 
     def killed(values: np.ndarray) -> LevelFit:  # type: ignore[type-arg]
@@ -274,7 +274,7 @@ def test_what_cannot_be_read_is_said(
     Path("bad.jsonl.gz").write_text("no gzip")
     assert main(["fit", *arguments]) == 1
     assert message in capsys.readouterr().err
-    assert not Path("prior.json").exists()
+    assert not list(Path().glob("prior.json*"))
 
 
 # -- reading ---------------------------------------------------------------------------------------
@@ -338,14 +338,8 @@ def test_events_are_put_in_order_and_the_oldest_arrivals_dropped() -> None:
     assert [read.events.ids[0][i] for i in range(30)] == [row["user_id"] for row in found]
     limited = gather_events(chunks, "s", event, 15, nothing)
     assert (limited.dropped, len(limited.events), limited.messages) == (10, 20, 30)
-    (text,) = stream_warnings(FitResult(load_prior_of_nothing(), 30, 20, {}, 10, "", ()))
+    (text,) = stream_warnings(FitResult(Prior({}), 30, 20, {}, 10, "", ()))
     assert text.startswith("10 older events are beyond --max-events")
-
-
-def load_prior_of_nothing():  # type: ignore[no-untyped-def]
-    from models.prior import Prior
-
-    return Prior({})
 
 
 def test_files_and_topics_are_told_apart(tmp_path: Path) -> None:

@@ -28,7 +28,8 @@ def local_level(
     rng = np.random.default_rng(seed)
     steps = rng.normal(0.0, math.sqrt(level_noise_var), n)
     steps[0] = 0.0
-    return level + np.cumsum(steps) + rng.normal(0.0, math.sqrt(noise_var), n)
+    y: NDArray[np.float64] = level + np.cumsum(steps) + rng.normal(0.0, noise_var**0.5, n)
+    return y
 
 
 def test_maximum_likelihood_finds_the_variances_over_many_entities() -> None:

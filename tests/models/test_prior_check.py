@@ -92,13 +92,13 @@ def test_it_forgets() -> None:
 
 def test_batches_do_not_matter() -> None:
     whole, parts = check(50, 7, 300), check(50, 7, 300)
-    data = columns(5_000, 10)
-    whole.add(*data)
+    value, gap, timed = columns(5_000, 10)
+    whole.add(value, gap, timed)
     at = 0
     for size in np.random.default_rng(11).integers(0, 60, 400).tolist():
-        parts.add(*(column[at : at + size] for column in data))
+        parts.add(value[at : at + size], gap[at : at + size], timed[at : at + size])
         at += size
-    parts.add(*(column[at:] for column in data))
+    parts.add(value[at:], gap[at:], timed[at:])
     assert np.array_equal(whole.value_counts, parts.value_counts)
     assert np.array_equal(whole.gap_counts, parts.gap_counts)
 
