@@ -26,8 +26,8 @@ BLOCK = 32
 # Events that are remembered: when there are twice as many, all counts are halved.
 WINDOW = 4096
 FEWEST = 512  # events before which nothing is said
-# Kolmogorov distance above which the prior does not fit; docs/guides/fitting.md has the figures. Gaps
-# of the right prior come to .15 on the first day of a stream, when no long one can have been seen.
+# Kolmogorov distance above which the prior does not fit; docs/guides/fitting.md has the figures.
+# Gaps of a matching stream come to .15 on its first day, when no long one can have been seen.
 MISFIT = 0.2
 
 EDGES = np.array([NormalDist().inv_cdf(k / PIT_BINS) for k in range(1, PIT_BINS)])
