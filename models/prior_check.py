@@ -22,12 +22,13 @@ from models.prior import PIT_BINS, KindPrior
 # Of every PERIOD events the first BLOCK are looked at: a call costs more than an event, and by
 # number it does not matter where batches end.
 PERIOD = 1024
-BLOCK = 64
+BLOCK = 32
 # Events that are remembered: when there are twice as many, all counts are halved.
 WINDOW = 4096
 FEWEST = 512  # events before which nothing is said
 # Kolmogorov distance above which the prior does not fit; docs/guides/fitting.md has the figures.
-MISFIT = 0.1
+# Gaps of a matching stream come to .15 on its first day, when no long one can have been seen.
+MISFIT = 0.2
 
 EDGES = np.array([NormalDist().inv_cdf(k / PIT_BINS) for k in range(1, PIT_BINS)])
 

@@ -457,7 +457,7 @@ def test_misfits_of_priors_are_read_from_the_jobs_metrics(
     ]
     assert [one.condition for one in found] == ["misfit", "unknown"]
     assert found[0].detail == (
-        "values 0.29, gaps 0.03 from what it was fitted on, more than 0.1: fit it again with "
+        "values 0.29, gaps 0.03 from what it was fitted on, more than 0.2: fit it again with "
         "`eddy fit`"
     )
     assert found[1].detail == "too few events yet"
