@@ -1,0 +1,1 @@
+"""Harnesses that hold eddy's detectors against data with known answers."""

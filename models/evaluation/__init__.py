@@ -1,0 +1,1 @@
+"""How detections are judged against benchmarks whose labels and scoring others wrote."""
