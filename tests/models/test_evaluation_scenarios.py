@@ -1,8 +1,9 @@
-"""The scenarios' sequences and likelihoods: closed forms, time rescaling, and each against the other."""
+"""The scenarios' sequences and likelihoods: closed forms and integration."""
 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -61,7 +62,7 @@ def test_renewal_gaps_are_gamma(name: str, shape: float) -> None:
 
 
 def intensity(name: str, time: NDArray[np.float64], d: float, t: float) -> float:
-    """Return the anomalous intensity at t given the events before it, straight from the definition."""
+    """Return the anomalous intensity at t given the events before it, by its definition."""
     past = time[time < t]
     if name == "InhomogeneousPoisson":
         return min(max(1.0 + 2.0 * d * math.sin(2.0 * math.pi * t / 50.0), 0.0), 2.0)
@@ -80,7 +81,7 @@ def test_log_ratio_is_log_intensities_less_their_integral(name: str) -> None:
     kinks = np.sort(np.concatenate([time, [0.0, 91.0, END]]))
     integral = sum(
         integrate.quad(lambda t: intensity(name, time, 0.3, t), a, b, limit=200)[0]
-        for a, b in zip(kinks[:-1], kinks[1:], strict=True)
+        for a, b in pairwise(kinks)
     )
     wanted = sum(math.log(intensity(name, time, 0.3, t)) for t in time) - integral + END
     assert BY_NAME[name].log_ratio(time, 0.3) == pytest.approx(wanted, abs=1e-4)

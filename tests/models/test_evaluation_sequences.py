@@ -20,7 +20,6 @@ from models.evaluation.sequences import (
     job_surprise,
     squared_spacings,
     two_sided_p,
-    upper_p,
 )
 
 DATA = Path(os.environ.get("EDDY_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
@@ -44,7 +43,6 @@ def test_area_refuses_what_it_cannot_order() -> None:
 
 def test_p_values_of_the_empirical_distribution() -> None:
     train = np.arange(10.0)
-    np.testing.assert_allclose(upper_p(train, np.array([-1.0, 4.0, 9.0])), [1.0, 0.5, 0.0])
     np.testing.assert_allclose(two_sided_p(train, np.array([-1.0, 1.0, 8.0])), [0.0, 0.4, 0.2])
 
 

@@ -34,7 +34,7 @@ def test_false_alarms_come_as_often_as_the_p_value_says(end: float) -> None:
     surprise = surprises_at(end, int(end))
     assert np.isfinite(surprise).all()
     assert (surprise >= 0.0).all()
-    # A window that has slid begins inside a spacing: 1 in 100 is too long, and the size a tenth off.
+    # A window that has slid begins inside a spacing, which is a longer one.
     slack = 0.1 if end <= WINDOW else 0.2
     for level in (0.2, 0.05, 0.01, 0.001):
         found = float(np.mean(surprise > -math.log(level)))

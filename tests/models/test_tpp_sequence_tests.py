@@ -59,7 +59,9 @@ def test_poisson_mid_p_equals_scipy(count: int, mean: float, shift: int) -> None
 
 def test_the_calibrator_is_an_e_value() -> None:
     for log_p in (-1e-5, -0.01, -1.0, -5.0, -50.0):
-        integral, _ = integrate.quad(lambda k: k * math.exp((k - 1.0) * log_p), 0.0, 1.0)
+        integral, _ = integrate.quad(
+            lambda k, log_p: k * math.exp((k - 1.0) * log_p), 0.0, 1.0, args=(log_p,)
+        )
         assert log_e_value(log_p) == pytest.approx(math.log(integral), abs=1e-6)
     # Its mean over uniform p-values is 1; in u = -log p the integrand is e(u) exp(-u). The tail
     # beyond u = 1e6 holds 1e-6 of it.
