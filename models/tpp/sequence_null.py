@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from models.tpp.sequence import LEVELS, SEQUENCE, begin, observe
 from models.tpp.sequence_tests import (
     CELLS_IN_ALL,
-    FAMILIES,
     LOG_WEIGHT,
     X_LOG_X,
     combine,
@@ -141,5 +140,3 @@ _LOG_E = (
 # fmt: on
 
 NULL = Null(np.array(LENGTHS), np.array(SURPRISES), np.array(_LOG_E))
-
-assert len(FAMILIES) == len(LOG_WEIGHT)
