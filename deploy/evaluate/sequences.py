@@ -58,10 +58,10 @@ def picture(report: Report) -> bytes:
             at = [float(d) for d in areas]
             panel.plot(at, list(areas.values()), style, color=colour, label=label, linewidth=1.8)
         panel.set_title(scenario, fontsize=10)
-        panel.set_ylim(0.4, 1.02)
+        panel.set_ylim(0.35, 1.02)
         panel.spines[["top", "right"]].set_visible(False)
     handles, labels = panel.get_legend_handles_labels()
-    figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(handles[::-1], labels[::-1], loc="outside upper center", ncols=3, frameon=False)
     figure.supxlabel("detectability", fontsize=10)
     figure.supylabel("area under the ROC curve", fontsize=10)
     file = io.BytesIO()

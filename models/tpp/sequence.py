@@ -3,7 +3,7 @@
 Under the true model the compensator's increments between events, c = -log survival of each gap, are
 independent unit exponentials (time rescaling: Papangelou 1972, Daley and Vere-Jones 7.4), whatever
 the entity's history. In that time the entity is a Poisson process with rate 1, and every statistic
-here has a known null. `models.tpp.sequence_tests` judges what is kept here.
+here has a known null. `models.tpp.sequence_families` judges what is kept here.
 
 The window is the last WINDOW expected events, in blocks of BLOCK expected events, each of CELLS
 cells. Counts are kept by cell; what is summed over spacings, by block of the event that ends them.

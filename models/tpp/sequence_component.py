@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from models.baselines.component import Component
 from models.tpp.sequence import LEVELS, SEQUENCE, begin, observe
 from models.tpp.sequence_null import NULL, Null, null_surprise
-from models.tpp.sequence_tests import (
+from models.tpp.sequence_families import (
     CELLS_IN_ALL,
     FAMILIES,
     LOG_WEIGHT,

@@ -15,7 +15,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from models.tpp.sequence import LEVELS, SEQUENCE, begin, observe
-from models.tpp.sequence_tests import (
+from models.tpp.sequence_families import (
     CELLS_IN_ALL,
     LOG_WEIGHT,
     X_LOG_X,

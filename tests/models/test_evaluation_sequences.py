@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numba import config
 from numpy.typing import NDArray
 
 from models.evaluation.scenarios import END, SCENARIOS, Sequences, normal_sample
@@ -22,6 +23,7 @@ from models.evaluation.sequences import (
     two_sided_p,
 )
 
+COMPILED = not config.DISABLE_JIT  # type: ignore[attr-defined]  # coverage runs the kernels as Python, far slower
 DATA = Path(os.environ.get("EDDY_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
 PUBLISHED = DATA / "tpp_anomaly" / "spp_auc_regenerated.csv"
 BY_NAME = {s.name: s for s in SCENARIOS}
@@ -139,6 +141,8 @@ def _step_up(rng: np.random.Generator) -> NDArray[np.float64]:
     ],
 )
 def test_it_finds_what_no_scenario_has(draw: Draw, least: float) -> None:
+    if not COMPILED:
+        pytest.skip("a thousand sequences take too long")
     rng = np.random.default_rng(21)
     anomalous = Sequences.of([draw(rng) for _ in range(1000)])
     normal = normal_sample(np.random.SeedSequence(22), 1000)
@@ -154,9 +158,10 @@ def test_it_finds_what_no_scenario_has(draw: Draw, least: float) -> None:
 
 def test_the_report_follows_from_its_seed() -> None:
     told: list[str] = []
-    report = evaluate(5, 40, told.append)
-    assert report == evaluate(5, 40)
-    assert report != evaluate(6, 40)
+    count = 40 if COMPILED else 10
+    report = evaluate(5, count, told.append)
+    assert report == evaluate(5, count)
+    assert report != evaluate(6, count)
     assert [line.split(":")[0] for line in told] == list(BY_NAME)
     for block in (report, report["3S"], report["likelihood_ratio_ceiling"]):
         assert isinstance(block, dict)

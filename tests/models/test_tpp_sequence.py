@@ -31,7 +31,7 @@ from models.tpp.sequence_component import (
     score_at,
     take,
 )
-from models.tpp.sequence_tests import CELLS_IN_ALL, gather
+from models.tpp.sequence_families import CELLS_IN_ALL, gather
 
 Gaps = NDArray[np.float64]
 
@@ -125,7 +125,7 @@ def test_a_long_silence_empties_the_window() -> None:
 
 def test_memory_is_bounded_and_small() -> None:
     assert SEQUENCE.itemsize == 248
-    state = taken(np.zeros(70_000 * 3))  # more events in one cell than uint16 counts
+    state = taken(np.zeros(70_000))  # more events in one cell than uint16 counts
     assert state["count"].max() == 65_535
     assert np.isfinite(score_at(state, np.zeros(1, np.int32), np.array([0.0]))).all()
     assert score_at(state, np.zeros(1, np.int32), np.array([1.0]))[0, 0] > 1e5

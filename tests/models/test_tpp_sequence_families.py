@@ -11,7 +11,7 @@ from scipy import integrate, stats
 
 from models.tpp.gamma import log_gamma_tails, log_poisson_tails
 from models.tpp.sequence import CELL, SHORTEST
-from models.tpp.sequence_tests import (
+from models.tpp.sequence_families import (
     CELLS_IN_ALL,
     FAMILIES,
     LOG_WEIGHT,
