@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from models.baselines.component import Component
 from models.tpp.sequence import LEVELS, SEQUENCE, begin, observe
-from models.tpp.sequence_null import NULL, Null, null_surprise
 from models.tpp.sequence_families import (
     CELLS_IN_ALL,
     FAMILIES,
@@ -20,6 +19,7 @@ from models.tpp.sequence_families import (
     combine,
     judge,
 )
+from models.tpp.sequence_null import NULL, Null, null_surprise
 
 VERSION = 1  # of SEQUENCE and what its fields mean
 TELLS = ("sequence", *(f"sequence_{name}" for name in FAMILIES))
