@@ -112,7 +112,7 @@ def _stopping_log_ratio(time: NDArray[np.float64], d: float) -> float:
 
 def _wave(time: NDArray[np.float64], d: float) -> NDArray[np.float64]:
     rate = 1.0 + 2.0 * d * np.sin(2.0 * math.pi * time / PERIOD)
-    return np.clip(rate, 0.0, HIGHEST_RATE)
+    return np.asarray(np.clip(rate, 0.0, HIGHEST_RATE), np.float64)
 
 
 def _inhomogeneous(rng: np.random.Generator, d: float) -> NDArray[np.float64]:
@@ -147,7 +147,8 @@ def _renewal_log_ratio(time: NDArray[np.float64], shape: float) -> float:
     log_gap = np.log(np.maximum(gap, 1e-300))
     constant = shape * math.log(shape) - math.lgamma(shape)
     log_density = np.sum(constant + (shape - 1.0) * log_gap - shape * gap)
-    return float(log_density) + log_gamma_tails(shape, shape * (END - last))[1] + END
+    censored = float(log_gamma_tails(shape, shape * (END - last))[1])
+    return float(log_density) + censored + END
 
 
 # --- intensities that depend on the past ---------------------------------------------------------
