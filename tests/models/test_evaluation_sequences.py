@@ -116,7 +116,7 @@ def _regular_by_turns(rng: np.random.Generator) -> NDArray[np.float64]:
     gaps = rng.exponential(size=400)
     regular = np.arange(400) // 10 % 2 == 1
     gaps[regular] = rng.gamma(6.0, 1.0 / 6.0, int(regular.sum()))
-    time = np.cumsum(gaps)
+    time: NDArray[np.float64] = np.cumsum(gaps)
     return time[time <= END]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -57,7 +58,16 @@ def walked(
     return out
 
 
-def window_of(gaps: Gaps, waited: float) -> dict[str, object]:
+class Window(NamedTuple):
+    """What `gather` tells of a window, in its order."""
+
+    length: float
+    count: NDArray[np.int64]
+    level: NDArray[np.int64]
+    sums: tuple[float, ...]
+
+
+def window_of(gaps: Gaps, waited: float) -> Window:
     """Sum up the last window from all gaps, with no running state."""
     time = np.cumsum(gaps)
     now = float(time[-1]) + waited if len(time) else waited
@@ -68,11 +78,11 @@ def window_of(gaps: Gaps, waited: float) -> dict[str, object]:
     pairs = [
         sum(math.exp(-(t - s) / reach) for t in at for s in time if s < t) for reach in (FAST, SLOW)
     ]
-    return {
-        "length": now - first,
-        "count": np.histogram(at, first + CELL * np.arange(CELLS_IN_ALL + 1))[0],
-        "level": np.histogram(np.exp(-gap), np.linspace(0.0, 1.0, LEVELS + 1))[0],
-        "sums": (
+    return Window(
+        now - first,
+        np.histogram(at, first + CELL * np.arange(CELLS_IN_ALL + 1))[0],
+        np.histogram(np.exp(-gap), np.linspace(0.0, 1.0, LEVELS + 1))[0],
+        (
             gap.sum(),
             gap @ gap,
             np.log(np.maximum(gap, SHORTEST)).sum(),
@@ -80,7 +90,7 @@ def window_of(gaps: Gaps, waited: float) -> dict[str, object]:
             *pairs,
             (centred[1:] * centred[:-1])[inside[1:]].sum(),
         ),
-    }
+    )
 
 
 @pytest.mark.parametrize(
@@ -92,11 +102,11 @@ def test_the_window_holds_the_sums_of_the_history(count: int, waited: float) -> 
     cells, level = np.zeros(CELLS_IN_ALL), np.zeros(LEVELS)
     length, slid, sums = gather(state[0], waited, cells, level)
     wanted = window_of(gaps, waited)
-    assert length == pytest.approx(wanted["length"], abs=1e-9)
+    assert length == pytest.approx(wanted.length, abs=1e-9)
     assert slid == (gaps.sum() + waited > WINDOW)
-    np.testing.assert_array_equal(cells, wanted["count"])
-    np.testing.assert_array_equal(level, wanted["level"])
-    np.testing.assert_allclose(sums, wanted["sums"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(cells, wanted.count)
+    np.testing.assert_array_equal(level, wanted.level)
+    np.testing.assert_allclose(sums, wanted.sums, rtol=1e-5, atol=1e-5)
 
 
 def test_a_sum_that_ends_on_a_blocks_edge_stays_in_the_block() -> None:
