@@ -36,12 +36,15 @@ def sequences(
         raise EddyError(
             f"--html {html}: expected a folder {html.parent}, found none; make it first"
         )
-    progress = Console(stderr=True, highlight=False)
-    report = evaluate(seed, count, progress.print)
+    report = evaluate(seed, count, _tell)
     if html is not None:
         html.write_text(page(report), encoding="utf-8")
-        progress.print(f"written: {html}")
+        _tell(f"written: {html}")
     if as_json:
         write_json(report)
         return
     Console(highlight=False).print(table(report))
+
+
+def _tell(line: str) -> None:
+    typer.echo(line, err=True)

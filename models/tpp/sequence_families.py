@@ -50,6 +50,7 @@ LOG_WEIGHT = np.log([0.5] + [0.5 / (len(FAMILIES) - 1)] * (len(FAMILIES) - 1))
 X_LOG_X = np.array([n * math.log(n) if n else 0.0 for n in range(1024)])
 _SPANS = (1, 2, 3, 4, 6, 8, 10)  # cells
 _LOG_2 = math.log(2.0)
+_EULER = 0.5772156649015329
 
 
 @njit(cache=True)
@@ -88,18 +89,26 @@ def skewed_tails(z, skew):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def dispersion_tails(events, total, logs):  # type: ignore[no-untyped-def]
-    """Moran's (1951) statistic: events * log of the mean spacing, less the sum of their logs.
+    """Log tails of Moran's (1951) statistic: events * log of the mean spacing - the sum of logs.
 
     It is the log likelihood ratio's part that tells gamma spacings of any shape from exponential
-    ones, whatever their rate. Twice it, over 1 + (events + 1) / (6 events), is chi-squared with
-    events - 1 degrees of freedom (Bartlett 1937); small means regular.
+    ones, whatever their rate; small means regular. Its null is taken for gamma with its exact mean
+    and variance. Bartlett's chi-squared, made for few groups with many degrees of freedom, is off
+    by .08 standard deviations at 100 spacings.
     """
     if events < 2.0:
         return 0.0, 0.0
     # Spacings count as SHORTEST at least, in `logs` too. The floor keeps a clockwork's log finite.
     mean = max(total / events, SHORTEST)
     moran = max(events * math.log(mean) - logs, 1e-6 * events)
-    return log_gamma_tails(0.5 * (events - 1.0), moran / (1.0 + (events + 1.0) / (6.0 * events)))
+    # The mean of n exponentials is independent of their ratios, so that its part is subtracted:
+    # digamma(n) - log n and trigamma(n) by their asymptotic series, to 1e-4 from n = 2 on.
+    i = 1.0 / events
+    digamma_less_log = -i * (0.5 + i * (1.0 / 12.0 - i * i / 120.0))
+    trigamma = i * (1.0 + i * (0.5 + i * (1.0 / 6.0 - i * i / 30.0)))
+    expected = events * (_EULER + digamma_less_log)
+    variance = events * (math.pi * math.pi / 6.0 - events * trigamma)
+    return log_gamma_tails(expected * expected / variance, moran * expected / variance)
 
 
 @njit(cache=True)

@@ -67,7 +67,11 @@ def test_the_table_is_in_order() -> None:
 def test_surprise_follows_the_knots_and_goes_on_with_slope_one() -> None:
     for at, length in enumerate(LENGTHS):
         for knot, surprise in zip(NULL.log_e[at], SURPRISES, strict=True):
-            assert null_surprise(knot, length, NULL) in (0.0, pytest.approx(surprise))
+            found = null_surprise(knot, length, NULL)
+            if length >= 20.0 and surprise > SURPRISES[0]:
+                assert found == pytest.approx(surprise)
+            # Of knots that repeat, the first: the surprise of a value is never overstated.
+            assert found <= surprise + 1e-9
     last = NULL.log_e[-1, -1]
     assert null_surprise(last + 500.0, 100.0, NULL) == pytest.approx(SURPRISES[-1] + 500.0)
     assert null_surprise(-5.0, 50.0, NULL) == 0.0
