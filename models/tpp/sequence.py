@@ -31,19 +31,20 @@ LONGEST = 1e4  # as the job caps a compensator
 FAST, SLOW = 1.0, 6.0  # expected events: the two ranges over which events may excite each other
 LEVELS = 8  # of equal probability, for the distribution of spacings
 
-# One entity. Zeros are the beginning of a window.
+# One entity. Zeros are the beginning of a window. No field has the name of an array's method, such
+# as `count`, `sum` or `any`: np.record would hide it when the kernels run as Python.
 SEQUENCE = np.dtype(
     [
         ("position", np.float64),  # since the beginning of the block, expected events
         ("block", np.int8),  # where the ring is
         ("full", np.int8),  # complete blocks before it, 0 to BLOCKS - 1
         ("slid", np.int8),  # a block has left: the window no longer begins where the record does
-        ("any", np.int8),  # an event has been seen: `centred` speaks of it
+        ("seen", np.int8),  # an event has been seen: `centred` speaks of it
         ("centred", np.float32),  # the last spacing's survival less 1/2
         ("fast", np.float32),  # sum of exp(-age / FAST) over earlier events, after the last one
         ("slow", np.float32),  # the same with SLOW
-        ("count", np.uint16, BLOCKS * CELLS),  # events
-        ("sum", np.float32, BLOCKS),  # of spacings
+        ("events", np.uint16, BLOCKS * CELLS),  # by cell
+        ("total", np.float32, BLOCKS),  # of spacings
         ("squares", np.float32, BLOCKS),
         ("logs", np.float32, BLOCKS),
         ("longest", np.float32, BLOCKS),
@@ -65,8 +66,8 @@ def blocks_passed(position):  # type: ignore[no-untyped-def]
 @njit(cache=True)
 def _clear(entity, block):  # type: ignore[no-untyped-def]
     for j in range(CELLS):
-        entity.count[block * CELLS + j] = 0
-    entity.sum[block] = 0.0
+        entity.events[block * CELLS + j] = 0
+    entity.total[block] = 0.0
     entity.squares[block] = 0.0
     entity.logs[block] = 0.0
     entity.longest[block] = 0.0
@@ -84,7 +85,7 @@ def begin(entity):  # type: ignore[no-untyped-def]
     entity.block = 0
     entity.full = 0
     entity.slid = 0
-    entity.any = 0
+    entity.seen = 0
     entity.centred = 0.0
     entity.fast = 0.0
     entity.slow = 0.0
@@ -120,9 +121,9 @@ def observe(entity, compensator):  # type: ignore[no-untyped-def]
     spend(entity, c)
     b = entity.block
     cell = b * CELLS + min(int(max(entity.position - EDGE, 0.0) / CELL), CELLS - 1)
-    if entity.count[cell] < 65535:
-        entity.count[cell] += 1
-    entity.sum[b] += c
+    if entity.events[cell] < 65535:
+        entity.events[cell] += 1
+    entity.total[b] += c
     entity.squares[b] += c * c
     entity.logs[b] += math.log(max(c, SHORTEST))
     entity.longest[b] = max(entity.longest[b], c)
@@ -133,10 +134,10 @@ def observe(entity, compensator):  # type: ignore[no-untyped-def]
     entity.slow_pairs[b] += slow
     entity.fast = fast + 1.0
     entity.slow = slow + 1.0
-    if entity.any:
+    if entity.seen:
         entity.serial[b] += entity.centred * (survival - 0.5)
     entity.centred = survival - 0.5
-    entity.any = 1
+    entity.seen = 1
     level = min(int(survival * LEVELS), LEVELS - 1)
     if entity.levels[b, level] < 255:
         entity.levels[b, level] += 1

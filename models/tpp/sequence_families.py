@@ -213,9 +213,9 @@ def gather(entity, waited, count, level):  # type: ignore[no-untyped-def]
     for back in range(min(entity.full, oldest), -1, -1):
         b = (entity.block - back) % BLOCKS
         for j in range(CELLS):
-            count[cell] = entity.count[b * CELLS + j]
+            count[cell] = entity.events[b * CELLS + j]
             cell += 1
-        total += entity.sum[b]
+        total += entity.total[b]
         squares += entity.squares[b]
         logs += entity.logs[b]
         longest = max(longest, entity.longest[b])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba import config
 from numpy.typing import NDArray
 
 from models.baselines.component import NO_MARK
@@ -34,6 +35,7 @@ from models.tpp.sequence_component import (
 )
 from models.tpp.sequence_families import CELLS_IN_ALL, gather
 
+COMPILED = not config.DISABLE_JIT  # type: ignore[attr-defined]  # coverage runs the kernels as Python, far slower
 Gaps = NDArray[np.float64]
 
 
@@ -135,8 +137,10 @@ def test_a_long_silence_empties_the_window() -> None:
 
 def test_memory_is_bounded_and_small() -> None:
     assert SEQUENCE.itemsize == 248
-    state = taken(np.zeros(70_000))  # more events in one cell than uint16 counts
-    assert state["count"].max() == 65_535
+    state = taken(np.zeros(300))
+    state["events"][0, 0] = 65_500  # all but what uint16 counts
+    take(state, np.zeros(100, np.int32), np.zeros(100))
+    assert state["events"].max() == 65_535
     assert np.isfinite(score_at(state, np.zeros(1, np.int32), np.array([0.0]))).all()
     assert score_at(state, np.zeros(1, np.int32), np.array([1.0]))[0, 0] > 1e5
 
@@ -145,7 +149,7 @@ def test_memory_is_bounded_and_small() -> None:
     st.lists(st.tuples(st.integers(0, 2), st.booleans(), st.floats(0.0, 1e5)), max_size=60),
     st.integers(0, 60),
 )
-@settings(derandomize=True, deadline=None, max_examples=60)
+@settings(derandomize=True, deadline=None, max_examples=60 if COMPILED else 10)
 def test_splitting_a_batch_anywhere_changes_nothing(
     events: list[tuple[int, bool, float]], cut: int
 ) -> None:
