@@ -25,7 +25,7 @@ from models.tpp.sequence_families import (
 
 LENGTHS = (1.0, 2.0, 5.0, 10.0, 20.0, 35.0, 50.0, 75.0, 100.0)  # expected events
 SURPRISES = (0.05, 0.2, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0)  # nats
-FIT_COUNT = 500_000  # of windows: 23 are beyond the last surprise
+FIT_COUNT = 1_000_000  # of windows: 45 are beyond the last surprise
 FIT_SEED = 20_211_206
 _CHUNK = 20_000
 
