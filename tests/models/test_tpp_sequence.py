@@ -64,7 +64,7 @@ class Window(NamedTuple):
     """What `gather` tells of a window, in its order."""
 
     length: float
-    count: NDArray[np.int64]
+    events: NDArray[np.int64]
     level: NDArray[np.int64]
     sums: tuple[float, ...]
 
@@ -86,7 +86,7 @@ def window_of(gaps: Gaps, waited: float) -> Window:
         np.histogram(np.exp(-gap), np.linspace(0.0, 1.0, LEVELS + 1))[0],
         (
             gap.sum(),
-            gap @ gap,
+            float(gap @ gap),
             np.log(np.maximum(gap, SHORTEST)).sum(),
             gap.max(initial=0.0),
             *pairs,
@@ -106,7 +106,7 @@ def test_the_window_holds_the_sums_of_the_history(count: int, waited: float) -> 
     wanted = window_of(gaps, waited)
     assert length == pytest.approx(wanted.length, abs=1e-9)
     assert slid == (gaps.sum() + waited > WINDOW)
-    np.testing.assert_array_equal(cells, wanted.count)
+    np.testing.assert_array_equal(cells, wanted.events)
     np.testing.assert_array_equal(level, wanted.level)
     np.testing.assert_allclose(sums, wanted.sums, rtol=1e-5, atol=1e-5)
 
