@@ -28,7 +28,7 @@ from models.tpp.sequences import FEWEST_GAPS, Sequences
 _Reals = NDArray[np.float64]
 _MIXTURE = 16
 _EM_STEPS = 200
-_PERIODS = 96
+_CYCLES = np.arange(0.1, 256.0, 0.25)  # over the span; a peak is about one cycle wide
 _BINS = 2_048
 _DEEPEST = 0.9999
 _MOST_MARKS = 8
@@ -190,7 +190,7 @@ def find_clock(data: Sequences) -> Clock:
     counts, watched, middle = counts[keep], watched[keep], middle[keep]
     span = float(edges[-1] - edges[0])
     best, found = -math.inf, Clock(period=4.0 * span)
-    for period in span / np.geomspace(0.1, _BINS / 8, _PERIODS):
+    for period in span / _CYCLES:
         angle = 2.0 * math.pi * middle / period
         design = np.stack([np.ones_like(angle), np.sin(angle), np.cos(angle)], 1)
         beta = np.array([math.log(counts.sum() / watched.sum()), 0.0, 0.0])
