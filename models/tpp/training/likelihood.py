@@ -40,6 +40,8 @@ class Training:
         looks: at the validation sequences.
         patience: looks without a better one after which training stops.
         simulated: share of the batches that are drawn from the teacher, where there is one.
+        limit_s: wall time after which no further step begins; where it cuts training short, the
+            result depends on the machine.
     """
 
     seed: int = 1
@@ -52,6 +54,7 @@ class Training:
     looks: int = 20
     patience: int = 8
     simulated: float = 0.9
+    limit_s: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +235,8 @@ def fit(
         with torch.no_grad():
             for mean, value in zip(average.parameters(), model.parameters(), strict=True):
                 mean.lerp_(value, 1.0 - keep)
-        if step % every and step < config.steps:
+        late = time.monotonic() - begun > config.limit_s
+        if step % every and step < config.steps and not late:
             continue
         looks.append(Look(step, mean_loss(average, watched), time.monotonic() - begun))
         report(looks[-1])
@@ -240,6 +244,8 @@ def fit(
         if looks[-1].validation < best:
             best, best_state, worse = looks[-1].validation, copy.deepcopy(average.state_dict()), 0
         elif worse >= config.patience:
+            break
+        if late:
             break
     average.load_state_dict(best_state)
     return average.eval(), looks
