@@ -114,9 +114,7 @@ def with_known_marks(part: Part) -> Part:
     def renumbered(data: Sequences) -> Sequences:
         return replace(data, mark=recode_marks(data, known))
 
-    return Part(
-        renumbered(part.train), renumbered(part.valid), renumbered(part.test), part.absent
-    )
+    return Part(renumbered(part.train), renumbered(part.valid), renumbered(part.test), part.absent)
 
 
 @dataclass(frozen=True, slots=True)

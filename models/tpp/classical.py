@@ -188,7 +188,10 @@ class Clock:
             shown = middle + self.depth / turn * (
                 math.cos(self.phase) - np.cos(turn * middle + self.phase)
             )
-            low, high = np.where(shown < target, middle, low), np.where(shown < target, high, middle)
+            low, high = (
+                np.where(shown < target, middle, low),
+                np.where(shown < target, high, middle),
+            )
         return 0.5 * (low + high)
 
     def shown(self, time: float) -> float:

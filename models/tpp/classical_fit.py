@@ -35,9 +35,7 @@ _MOST_MARKS = 8
 _LIMIT = 30.0
 
 
-def _best(
-    make: Callable[[_Reals], Process], data: Sequences, starts: list[list[float]]
-) -> Process:
+def _best(make: Callable[[_Reals], Process], data: Sequences, starts: list[list[float]]) -> Process:
     """Return the likeliest of the processes that minimising from each start gives."""
 
     def loss(x: _Reals) -> float:

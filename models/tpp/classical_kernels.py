@@ -74,7 +74,7 @@ def multivariate_hawkes_walk(  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def self_correcting_walk(gap, time, first, base, drift, drop, log_density, compensator):  # type: ignore[no-untyped-def]
-    """Intensity exp(base + drift t - drop N(t)) with the absolute clock t (Isham, Westcott 1979)."""
+    """Intensity exp(base + drift t - drop N(t)) t the absolute clock (Isham, Westcott 1979)."""
     count = 0.0
     for i in range(len(gap)):
         if first[i]:

@@ -133,9 +133,7 @@ class Gamma:
     def log_density(self, gap: _Reals) -> _Reals:
         """See `GapLaw`."""
         x = gap / self.scale
-        return (
-            (self.shape - 1.0) * np.log(x) - x - math.lgamma(self.shape) - math.log(self.scale)
-        )
+        return (self.shape - 1.0) * np.log(x) - x - math.lgamma(self.shape) - math.log(self.scale)
 
     def log_survival(self, gap: _Reals) -> _Reals:
         """See `GapLaw`."""

@@ -17,7 +17,7 @@ from models.tpp.classical_fit import find_clock
 from models.tpp.sequences import Sequences, ks_p_value
 
 _WORTH_NATS = 1e-3
-"""A group of features must gain this much on the validation sequences: noise gains -parameters/n."""
+"""What a group of features must gain on the validation sequences: noise gains -parameters / n."""
 _REFUTED_P = 1e-3
 _REFUTED_SDS = 4.0
 _LAGS = (1, 2, 3)
@@ -73,10 +73,8 @@ def clock_gain(
     for data in (train, valid):
         z = (np.log(data.gap) - scales.log_gap_mean) / scales.log_gap_sd
         z = np.where(data.first, 0.0, z)
-        last = [np.where(np.roll(data.first, 0), 0.0, z)]
-        for lag in (1, 2):
-            last.append(np.concatenate([np.zeros(lag), z[:-lag]]))
-        base = np.stack([np.ones(len(z)), *last], 1)
+        before = [np.concatenate([np.zeros(lag), z[:-lag]]) for lag in (1, 2)]
+        base = np.stack([np.ones(len(z)), z, *before], 1)
         more = clock_columns(data, scales)
         if period is not None:
             angle = 2.0 * math.pi * data.time / period
@@ -156,7 +154,9 @@ def suggest(
     extra: tuple[float, ...] = ()
     if isinstance(teacher, Hawkes):
         extra = tuple(1.0 / (decay * scales.gap_mean) for decay in teacher.decay)
-    clock = isinstance(teacher, SelfCorrecting) or (isinstance(teacher, Renewal) and bool(teacher.clock))
+    clock = isinstance(teacher, SelfCorrecting) or (
+        isinstance(teacher, Renewal) and bool(teacher.clock)
+    )
     periods: tuple[float, ...] = ()
     if isinstance(teacher, Renewal) and teacher.clock is not None:
         if teacher.clock.period < 2.0 * scales.span:

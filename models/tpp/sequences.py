@@ -127,7 +127,7 @@ def split(count: int, seed: int = 1) -> tuple[NDArray[np.int64], ...]:
             "cut a long sequence into pieces"
         )
     # The legacy generator, because the published split was drawn by it.
-    rng = np.random.RandomState(seed)  # noqa: NPY002
+    rng = np.random.RandomState(seed)
     held_count = math.ceil(HELD_SHARE * count)
     order = rng.permutation(count)
     held = order[:held_count]

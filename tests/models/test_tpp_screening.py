@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from models.tpp.classical import Clock, Hawkes, Renewal, SelfCorrecting, draw
-from models.tpp.gap_laws import LogNormalMixture, Weibull
 from models.tpp.features import features
+from models.tpp.gap_laws import LogNormalMixture, Weibull
 from models.tpp.screening import (
     clock_columns,
     clock_gain,
@@ -68,7 +68,9 @@ def test_clock_columns_are_the_clock_features() -> None:
     train, valid = draw(CORRECTING, 300, 5, 1), draw(CORRECTING, 300, 2, 2)
     form = suggest(train, valid, CORRECTING)
     found, _ = features(train, form)
-    np.testing.assert_allclose(found[:, 3:], clock_columns(train, form.scales), rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(
+        found[:, 3:], clock_columns(train, form.scales), rtol=1e-5, atol=1e-4
+    )
 
 
 def test_rare_marks_are_one() -> None:

@@ -197,7 +197,7 @@ def fit(
     valid: Sequences,
     config: Training,
     teacher: Process | None = None,
-    report: Callable[[Look], None] = lambda look: None,
+    report: Callable[[Look], None] | None = None,
 ) -> tuple[Model, list[Look]]:
     """Train `model` and return the averaged weights of the best look, and all looks.
 
@@ -239,7 +239,8 @@ def fit(
         if step % every and step < config.steps and not late:
             continue
         looks.append(Look(step, mean_loss(average, watched), time.monotonic() - begun))
-        report(looks[-1])
+        if report is not None:
+            report(looks[-1])
         worse += 1
         if looks[-1].validation < best:
             best, best_state, worse = looks[-1].validation, copy.deepcopy(average.state_dict()), 0

@@ -12,9 +12,7 @@ from models.tpp.sequences import Sequences
 from models.tpp.training.streamable import Model, stream_weights
 
 
-def _pick(
-    params: NDArray[np.float64], rng: np.random.Generator
-) -> NDArray[np.float64]:
+def _pick(params: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
     """Draw from mixtures of normals params [n, 3 k], float64[n]."""
     weight, mean, log_sd = np.split(params, 3, axis=1)
     edges = np.cumsum(np.exp(weight), 1)
@@ -23,9 +21,7 @@ def _pick(
     return rng.normal(mean[rows], np.exp(log_sd[rows]))
 
 
-def sample(
-    model: Model, begin: Sequences, events: int, seed: int
-) -> Sequences:
+def sample(model: Model, begin: Sequences, events: int, seed: int) -> Sequences:
     """Continue sequences by what the model predicts.
 
     Args:

@@ -259,23 +259,26 @@ def stream_weights(model: Model) -> Recurrence:
             f"expected the linear encoder, found {type(model.encoder).__name__}: only a linear "
             "recurrence runs in the stream; distil this one"
         )
-    found = []
-    for layer in model.encoder.layers:
-        found.append(
-            LayerWeights(
-                _array(layer.hidden.weight.T),
-                _array(layer.hidden.bias),
-                _array(layer.by_mark),
-                _array(layer.output.weight.T),
-                _array(layer.output.bias),
-                1.0 / np.exp(-_array(layer.log_time).astype(np.float64)),
-                np.exp(-np.exp(-_array(layer.log_count).astype(np.float64))).astype(np.float32),
-                1.0 / np.exp(-_array(layer.log_constant).astype(np.float64)),
-                1.0 / np.exp(-_array(layer.log_period).astype(np.float64)),
-                _array(layer.scale),
-            )
-        )
-    return Recurrence(model.form.without_dropout(), tuple(found))
+    found = tuple(_layer_weights(layer) for layer in model.encoder.layers)
+    return Recurrence(model.form.without_dropout(), found)
+
+
+def _layer_weights(layer: RecurrentLayer) -> LayerWeights:
+    def constants(log: Tensor) -> NDArray[np.float64]:
+        return 1.0 / np.exp(-_array(log).astype(np.float64))
+
+    return LayerWeights(
+        _array(layer.hidden.weight.T),
+        _array(layer.hidden.bias),
+        _array(layer.by_mark),
+        _array(layer.output.weight.T),
+        _array(layer.output.bias),
+        constants(layer.log_time),
+        np.exp(-1.0 / constants(layer.log_count)).astype(np.float32),
+        constants(layer.log_constant),
+        constants(layer.log_period),
+        _array(layer.scale),
+    )
 
 
 def _array(value: Tensor) -> NDArray[np.float32]:
