@@ -188,6 +188,14 @@ def evaluate(
     }
 
 
+def _chosen(asked: list[str], processes: dict[str, dict[int, Sequences]]) -> list[str]:
+    if unknown := set(asked) - set(processes):
+        raise ValueError(
+            f"expected processes of {sorted(processes)}, found {sorted(unknown)} in --process"
+        )
+    return asked or sorted(processes)
+
+
 def main() -> int:
     """Evaluate and print JSON."""
     parser = argparse.ArgumentParser(prog="eddy evaluate tpp", description=__doc__)
@@ -205,12 +213,8 @@ def main() -> int:
     )
     try:
         processes = read(given.data)
-        if unknown := set(given.process) - set(processes):
-            raise ValueError(
-                f"expected processes of {sorted(processes)}, found {sorted(unknown)} in --process"
-            )
         found = {}
-        for name in given.process or sorted(processes):
+        for name in _chosen(given.process, processes):
 
             def report(line: str, name: str = name) -> None:
                 print(f"{name}: {line}", file=sys.stderr, flush=True)  # noqa: T201 progress

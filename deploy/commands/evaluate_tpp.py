@@ -25,7 +25,8 @@ def tpp(
     ] = 180.0,
     layers: Annotated[int, typer.Option(min=1, max=4, help="Of the encoder.")] = 1,
     simulation: Annotated[
-        bool, help="Let simulations of an unrefuted classical process extend the training data."
+        bool,
+        typer.Option(help="Let simulations of an unrefuted classical process extend the data."),
     ] = True,
     as_json: AsJson = False,
 ) -> None:
