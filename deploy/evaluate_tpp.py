@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from models.tpp.classical import Process, best_of, mean_nll
 from models.tpp.classical_fit import fit_all
+from models.tpp.known import KNOWN, known_sequences
 from models.tpp.screening import common_marks, recode_marks, suggest, teacher_of
 from models.tpp.sequences import Sequences, ks_p_value, split
 
@@ -199,7 +200,9 @@ def _chosen(asked: list[str], processes: dict[str, dict[int, Sequences]]) -> lis
 def main() -> int:
     """Evaluate and print JSON."""
     parser = argparse.ArgumentParser(prog="eddy evaluate tpp", description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--data", type=Path)
+    where.add_argument("--known", action="store_true")
     parser.add_argument("--process", action="append", default=[])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--split-seed", type=int, default=PUBLISHED_SEED)
@@ -212,14 +215,19 @@ def main() -> int:
         given.seed, given.budget_s, given.split_seed, given.layers, not given.no_simulation
     )
     try:
-        processes = read(given.data)
+        processes = (
+            {name: known_sequences(name) for name in KNOWN} if given.known else read(given.data)
+        )
         found = {}
         for name in _chosen(given.process, processes):
 
             def report(line: str, name: str = name) -> None:
                 print(f"{name}: {line}", file=sys.stderr, flush=True)  # noqa: T201 progress
 
-            found[name] = evaluate(parts_of(processes[name], options.split_seed), options, report)
+            part = parts_of(processes[name], options.split_seed)
+            found[name] = evaluate(part, options, report)
+            if given.known:
+                found[name]["true_nll"] = round(mean_nll(KNOWN[name], part.test), 4)
     except ValueError as error:
         print(f"eddy: {error}", file=sys.stderr)  # noqa: T201 what a person must put right
         return 1

@@ -14,7 +14,12 @@ from flink_jobs.errors import EddyError
 
 
 def tpp(
-    data: Annotated[Path, typer.Option("--data", metavar="FILE", help="Parquet with t and seq.")],
+    data: Annotated[
+        Path | None, typer.Option("--data", metavar="FILE", help="Parquet with t and seq.")
+    ] = None,
+    known: Annotated[
+        bool, typer.Option("--known", help="Simulated processes of known likelihood instead.")
+    ] = False,
     process: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Only these; may be repeated.")
     ] = None,
@@ -34,10 +39,13 @@ def tpp(
 
     Needs torch, which `make train` installs into .venv-train. Progress goes to standard error.
     """
+    if (data is None) is not known:
+        raise typer.BadParameter("expected either --data FILE or --known; give one of them")
     python = REPOSITORY / ".venv-train" / "bin" / "python"
     if not python.exists():
         raise EddyError(f"training needs torch in {python.parents[1]}; run `make train`")
-    command = [str(python), "-m", "deploy.evaluate_tpp", "--data", str(data)]
+    command = [str(python), "-m", "deploy.evaluate_tpp"]
+    command += ["--known"] if known else ["--data", str(data)]
     for name in process or []:
         command += ["--process", name]
     command += ["--seed", str(seed), "--split-seed", str(split_seed), "--budget-s", str(budget_s)]
