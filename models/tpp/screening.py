@@ -71,8 +71,8 @@ def clock_gain(
     """
     parts = []
     for data in (train, valid):
-        z = (np.log(data.gap) - scales.log_gap_mean) / scales.log_gap_sd
-        z = np.where(data.first, 0.0, z)
+        log_gap = np.log(np.where(data.first, math.exp(scales.log_gap_mean), data.gap))
+        z = (log_gap - scales.log_gap_mean) / scales.log_gap_sd
         before = [np.concatenate([np.zeros(lag), z[:-lag]]) for lag in (1, 2)]
         base = np.stack([np.ones(len(z)), z, *before], 1)
         more = clock_columns(data, scales)

@@ -44,7 +44,7 @@ def test_ks_p_values_equal_scipys_and_are_uniform() -> None:
     for _ in range(200):
         uniform = rng.random(500)
         found.append(ks_p_value(uniform))
-        assert found[-1] == pytest.approx(stats.kstest(uniform, "uniform").pvalue, abs=4e-3)
+        assert found[-1] == pytest.approx(stats.kstest(uniform, "uniform").pvalue, abs=1e-2)
     assert ks_p_value(np.array(found)) > 1e-3
     assert ks_p_value(rng.random(500) ** 1.5) < 1e-6
     assert ks_p_value((np.arange(100) + 0.5) / 100) == 1.0

@@ -18,8 +18,9 @@ from models.tpp.gap_laws import LogNormalMixture
 from models.tpp.recurrence import LayerWeights, Recurrence
 from models.tpp.training.scan import pole_scan
 
-LOG_SD_RANGE = (-4.0, 3.0)
-"""As in the job's model: a spike narrower than 2% of a gap must not buy likelihood."""
+LOG_SD_RANGE = (-5.0, 3.0)
+"""Of the standardised log gap, as in the published models: a spike on the grid of the time stamps
+cannot buy likelihood without limit."""
 MEAN_LIMIT = 25.0
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
