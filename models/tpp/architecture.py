@@ -10,7 +10,7 @@ Features of an event (see `models.tpp.features`), float32[features]:
     2 is_first
     then where the architecture has marks: log age of the mark in this sequence, is it new, is it
     that of the event before; then with amounts the standardised log amount; then with the clock the
-    sequence's excess t / mean - n, log1p(n), the clock t / span, its square and log1p of what is
+    sequence's excess t / mean - n within EXCESS_LIMIT, log1p(n), the clock t / span, its square and log1p of what is
     left of the span; then for each period the sine and the cosine of the clock.
 """
 
@@ -27,6 +27,9 @@ from numpy.typing import NDArray
 GENERAL_FEATURE_VERSION: Final = "2"
 FEATURE_LIMIT: Final = 8.0
 RATIO_LIMIT: Final = 20.0
+EXCESS_LIMIT: Final = 50.0
+"""A clock without correction wanders off by thousands of mean gaps: in float32 such a feature would
+drown the others."""
 GAP_FEATURES: Final = 3
 MARK_FEATURES: Final = 3
 CLOCK_FEATURES: Final = 5

@@ -12,6 +12,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from models.tpp.architecture import (
+    EXCESS_LIMIT,
     FEATURE_LIMIT,
     RATIO_LIMIT,
     RECENT_MARKS,
@@ -102,7 +103,8 @@ def feature_step(  # type: ignore[no-untyped-def]
     history[LAST_MARK] = mark
     if has_clock:
         share = time / span
-        out[at] = time / gap_mean - history[COUNT]
+        excess = time / gap_mean - history[COUNT]
+        out[at] = min(max(excess, -EXCESS_LIMIT), EXCESS_LIMIT)
         out[at + 1] = math.log1p(history[COUNT])
         out[at + 2] = share
         out[at + 3] = share * share

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from models.tpp.architecture import Architecture, Layer, Scales, poles
+from models.tpp.architecture import EXCESS_LIMIT, Architecture, Layer, Scales, poles
 from models.tpp.classical import Hawkes, Process, Renewal, SelfCorrecting, mean_nll, pit
 from models.tpp.classical_fit import find_clock
 from models.tpp.sequences import Sequences, ks_p_value
@@ -45,7 +45,7 @@ def clock_columns(data: Sequences, scales: Scales) -> NDArray[np.float64]:
     count = np.arange(len(data)) - np.repeat(data.starts[:-1], np.diff(data.starts)) + 1.0
     share = data.time / scales.span
     left = np.log1p(np.maximum(scales.span - data.time, 0.0) / scales.gap_mean)
-    excess = data.time / scales.gap_mean - count
+    excess = (data.time / scales.gap_mean - count).clip(-EXCESS_LIMIT, EXCESS_LIMIT)
     return np.stack([excess, np.log1p(count), share, share * share, left], 1)
 
 

@@ -125,6 +125,6 @@ def test_a_small_run_prints_the_three_figures(
     row = found["late"]
     assert abs(row["test_nll"] - row["reference_nll"]) < 0.1
     assert 0.0 <= row["ks_p"] <= 1.0
-    monkeypatch.setattr("sys.argv", [*arguments[:-4], "--process", "never"])
+    monkeypatch.setattr("sys.argv", [*arguments[:3], "--process", "never"])
     assert evaluate_tpp.main() == 1
     assert "expected processes of ['early', 'late'], found ['never']" in capsys.readouterr().err
