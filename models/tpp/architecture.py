@@ -10,8 +10,8 @@ Features of an event (see `models.tpp.features`), float32[features]:
     2 is_first
     then where the architecture has marks: log age of the mark in this sequence, is it new, is it
     that of the event before; then with amounts the standardised log amount; then with the clock the
-    sequence's excess t / mean - n within EXCESS_LIMIT, log1p(n), the clock t / span, its square and log1p of what is
-    left of the span; then for each period the sine and the cosine of the clock.
+    sequence's excess t / mean - n within EXCESS_LIMIT, log1p(n), the clock t / span, its square and
+    log1p of what is left of the span; then for each period the sine and the cosine of the clock.
 """
 
 from __future__ import annotations
