@@ -144,7 +144,8 @@ class Decoder(nn.Module):  # type: ignore[misc]
         parts = self.form.components
         if len(law.weight) != parts:
             raise ValueError(f"expected {parts} components, found {len(law.weight)}")
-        start = [np.log(np.maximum(law.weight, 1e-6)), np.array(law.mean), np.log(law.sd)]
+        log_sd = np.log(law.sd).clip(*LOG_SD_RANGE)
+        start = [np.log(np.maximum(law.weight, 1e-6)), np.array(law.mean), log_sd]
         with torch.no_grad():
             self.gap.bias.copy_(torch.tensor(np.concatenate(start), dtype=torch.float32))
 
@@ -192,8 +193,13 @@ class Decoder(nn.Module):  # type: ignore[misc]
 def mixture_parameters(raw: Tensor, components: int) -> Tensor:
     """Return raw [n, 3 components] with normalised log weights and bounded means and log sds."""
     weight, mean, log_sd = raw.split(components, -1)
-    bounded = mean.clamp(-MEAN_LIMIT, MEAN_LIMIT), log_sd.clamp(*LOG_SD_RANGE)
+    bounded = _held(mean, -MEAN_LIMIT, MEAN_LIMIT), _held(log_sd, *LOG_SD_RANGE)
     return torch.cat([torch.log_softmax(weight, -1), *bounded], -1)
+
+
+def _held(value: Tensor, low: float, high: float) -> Tensor:
+    """Clamp, but let gradients through: a component at the bound must be able to come back."""
+    return value + (value.clamp(low, high) - value).detach()
 
 
 def mixture_log_density(params: Tensor, value: Tensor) -> Tensor:
