@@ -262,5 +262,5 @@ def test_a_time_limit_ends_training() -> None:
     data = events(100, 6)
     form = replace(MARKED, mark_head=False)
     torch.manual_seed(0)
-    _, looks = fit(Model.streamable(form), data, data, _short(500, limit_s=0.0))
+    _, looks = fit(Model.streamable(form), data, data, _short(500, limit_s=1e-9))
     assert [look.step for look in looks] == [1]

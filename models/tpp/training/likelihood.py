@@ -40,8 +40,8 @@ class Training:
         looks: at the validation sequences.
         patience: looks without a better one after which training stops.
         simulated: share of the batches that are drawn from the teacher, where there is one.
-        limit_s: wall time after which no further step begins; where it cuts training short, the
-            result depends on the machine.
+        limit_s: wall time after which no further step begins; where it comes before the steps are
+            made, the learning rate falls by time and the result depends on the machine.
     """
 
     seed: int = 1
@@ -54,7 +54,7 @@ class Training:
     looks: int = 20
     patience: int = 8
     simulated: float = 0.9
-    limit_s: float = math.inf
+    limit_s: float = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +140,12 @@ def _start(model: Model, train: Sequences) -> None:
     model.decoder.begin_at(LogNormalMixture(law.weight, tuple(mean), tuple(sd)))
 
 
-def _rate(step: int, config: Training) -> float:
+def _rate(step: int, seconds: float, config: Training) -> float:
+    """Return the share of the peak learning rate: it falls by steps, or by time where that ends."""
     if step < config.warm_steps:
         return (step + 1) / config.warm_steps
     done = (step - config.warm_steps) / max(config.steps - config.warm_steps, 1)
+    done = max(done, seconds / config.limit_s)
     return _FLOOR + (1.0 - _FLOOR) * 0.5 * (1.0 + math.cos(math.pi * min(done, 1.0)))
 
 
@@ -228,8 +230,9 @@ def fit(
     worse = 0
     every = max(config.steps // config.looks, 1)
     for step in range(1, config.steps + 1):
+        seconds = time.monotonic() - begun
         for group in optimiser.param_groups:
-            group["lr"] = config.learning_rate * _rate(step - 1, config)
+            group["lr"] = config.learning_rate * _rate(step - 1, seconds, config)
         _learn(model, source.next(), optimiser)
         keep = min(config.averaging, step / (step + 10.0))
         with torch.no_grad():
