@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from models.tpp.classical import Process, best_of, mean_nll
 from models.tpp.classical_fit import fit_all
 from models.tpp.known import KNOWN, known_sequences
-from models.tpp.screening import common_marks, recode_marks, suggest, teacher_of
+from models.tpp.screening import renumber_marks, suggest, teacher_of
 from models.tpp.sequences import Sequences, ks_p_value, split
 
 STEPS_PER_S = 8.0
@@ -106,18 +106,6 @@ def parts_of(by_number: dict[int, Sequences], seed: int = PUBLISHED_SEED) -> Par
     return Part(*(_join(by_number, part) for part in (train, valid, test)), absent)
 
 
-def with_known_marks(part: Part) -> Part:
-    """Return the part with marks renumbered by how frequent they are in training."""
-    if part.train.mark is None:
-        return part
-    known = common_marks(part.train)
-
-    def renumbered(data: Sequences) -> Sequences:
-        return replace(data, mark=recode_marks(data, known))
-
-    return Part(renumbered(part.train), renumbered(part.valid), renumbered(part.test), part.absent)
-
-
 @dataclass(frozen=True, slots=True)
 class Options:
     """What `evaluate` may be told.
@@ -156,13 +144,13 @@ def evaluate(
         f"reference {reference.name}: test {mean_nll(reference, part.test):.4f}; "
         f"{'its simulations extend the data' if teacher else 'refuted or not asked: data alone'}"
     )
-    part = with_known_marks(part)
-    form = suggest(part.train, part.valid, teacher, options.layers)
+    marks, (train, valid, test) = renumber_marks(part.train, part.valid, part.test)
+    form = suggest(train, valid, teacher, marks, options.layers)
     steps = max(int(options.budget_s * STEPS_PER_S), 40)
     config = Training(seed=options.seed, steps=steps, limit_s=options.budget_s)
     torch.manual_seed(options.seed)
     scales = form.scales
-    change = float(np.log(scales.log_gap_sd) + np.log(part.valid.scored).mean())
+    change = float(np.log(scales.log_gap_sd) + np.log(valid.scored).mean())
 
     def told(look: Look) -> None:
         report(
@@ -170,15 +158,17 @@ def evaluate(
             f"{look.seconds:.0f} s"
         )
 
-    model, looks = fit(Model.streamable(form), part.train, part.valid, config, teacher, told)
-    judged = judge(model, part.test)
+    model, looks = fit(Model.streamable(form), train, valid, config, teacher, told)
+    judged = judge(model, test)
     return {
         "test_nll": round(judged.gap_nll, 4),
         "reference_nll": round(mean_nll(reference, part.test), 4),
         "ks_p": round(ks_p_value(judged.pit), 4),
         "reference": reference.name,
         "teacher": teacher.name if teacher else None,
-        "valid_nll": round(judge(model, part.valid).gap_nll, 4),
+        "mark_nll": None if judged.mark_nll is None else round(judged.mark_nll, 4),
+        "amount_nll": None if judged.amount_nll is None else round(judged.amount_nll, 4),
+        "valid_nll": round(judge(model, valid).gap_nll, 4),
         "test_sequences": part.test.count,
         "test_sequences_absent": part.absent,
         "test_gaps": len(part.test) - part.test.count,

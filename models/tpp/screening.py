@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,9 @@ _REFUTED_P = 1e-3
 _REFUTED_SDS = 4.0
 _LAGS = (1, 2, 3)
 _RARE = 5
-_MOST_MARKS = 512
+MOST_MARKS = 64
+"""With more kinds of marks a row of weights for each is more than their events can teach (Wikipedia
+has 12 events for each of 8,227): only how old a mark is, is read then."""
 
 
 def scales_of(train: Sequences) -> Scales:
@@ -117,7 +120,22 @@ def common_marks(train: Sequences) -> NDArray[np.int64]:
         return np.zeros(0, np.int64)
     values, counts = np.unique(train.mark, return_counts=True)
     order = np.argsort(-counts, kind="stable")
-    return values[order][counts[order] >= _RARE][:_MOST_MARKS].astype(np.int64)
+    return values[order][counts[order] >= _RARE].astype(np.int64)
+
+
+def renumber_marks(train: Sequences, *others: Sequences) -> tuple[int, tuple[Sequences, ...]]:
+    """Return how many marks an architecture needs, and all sequences with their marks renumbered.
+
+    By their frequency in `train`, every rare one as the last. Where there are more than MOST_MARKS
+    kinds they keep their numbers, and the architecture has one row for all; 0 without marks.
+    """
+    if train.mark is None:
+        return 0, (train, *others)
+    if len(np.unique(train.mark)) > MOST_MARKS:
+        return 1, (train, *others)
+    known = common_marks(train)
+    found = (replace(data, mark=recode_marks(data, known)) for data in (train, *others))
+    return len(known) + 1, tuple(found)
 
 
 def recode_marks(data: Sequences, known: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -135,6 +153,7 @@ def suggest(
     train: Sequences,
     valid: Sequences,
     teacher: Process | None,
+    marks: int = 0,
     layers: int = 1,
     components: int = 16,
 ) -> Architecture:
@@ -144,6 +163,7 @@ def suggest(
         train: sequences to learn from.
         valid: sequences to choose by.
         teacher: see `teacher_of`; its poles and clock are taken up.
+        marks: see `renumber_marks`; from 2 on the next mark is predicted.
         layers: of the encoder.
         components: of the gap's mixture.
     """
@@ -166,13 +186,13 @@ def suggest(
         period = find_clock(train).period
         if period < scales.span and clock_gain(train, valid, scales, period) > _WORTH_NATS:
             periods = (period,)
-    known = len(common_marks(train))
     first = poles(shortest, longest, extra=extra)
     above = Layer(first.time_constants[::2], first.count_constants, hidden=32)
     return Architecture(
         scales,
         (first, *([above] * (layers - 1))),
-        marks=known + 1 if train.mark is not None else 0,
+        marks=marks,
+        mark_head=marks > 1,
         amount=train.amount is not None,
         clock=clock,
         clock_periods=periods,

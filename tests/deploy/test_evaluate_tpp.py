@@ -63,16 +63,6 @@ def test_absent_sequences_leave_the_split_as_it_was(tmp_path: Path) -> None:
     assert np.array_equal(part.test.time, found[int(test[1])].time)
 
 
-def test_marks_are_numbered_by_their_frequency_in_training(tmp_path: Path) -> None:
-    seq = np.repeat(np.arange(10), 20)
-    time = np.tile(np.arange(1.0, 21.0), 10)
-    mark = np.where(np.arange(200) % 4 == 0, 77, 5)
-    found = evaluate_tpp.read(write(tmp_path / "m.parquet", seq=seq, t=time, mark=mark))["m"]
-    part = evaluate_tpp.with_known_marks(evaluate_tpp.parts_of(found))
-    assert part.test.mark is not None
-    assert part.test.mark[:5].tolist() == [1, 0, 0, 0, 1]
-
-
 def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected a Parquet file, found none at"):
         evaluate_tpp.read(tmp_path / "none.parquet")

@@ -13,6 +13,7 @@ from models.tpp.screening import (
     clock_gain,
     common_marks,
     recode_marks,
+    renumber_marks,
     scales_of,
     stands,
     suggest,
@@ -80,6 +81,17 @@ def test_rare_marks_are_one() -> None:
     known = common_marks(data)
     assert known.tolist() == [900, 7]
     assert recode_marks(data, known).tolist() == [1] * 6 + [0] * 8 + [2] * 6
+    later = Sequences.join([np.array([1.0, 2.0])], [np.array([900, 11])])
+    marks, (first, second) = renumber_marks(data, later)
+    assert marks == 3
+    assert first.mark is not None
+    assert second.mark is not None
+    assert first.mark.tolist() == [1] * 6 + [0] * 8 + [2] * 6
+    assert second.mark.tolist() == [0, 2]
+    many = Sequences.join([np.arange(1.0, 101.0)], [np.arange(100)])
+    marks, (first,) = renumber_marks(many)
+    assert (marks, first) == (1, many)
+    assert renumber_marks(draw(POISSON, 20, 1, 1))[0] == 0
     few = Sequences.join([np.array([1.0, 2.0])], [np.array([4, 5])])
     assert common_marks(few).tolist() == []
     assert recode_marks(few, common_marks(few)).tolist() == [0, 0]

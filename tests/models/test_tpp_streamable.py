@@ -198,7 +198,7 @@ def test_marks_and_amounts_are_learnt_given_what_came() -> None:
         amounts.append(np.exp(3.0 + 2.0 * mark + 0.3 * rng.normal(size=300)))
     data = Sequences.join(times, marks, amounts)
     train, test = data.take(np.arange(6)), data.take(np.array([6, 7]))
-    form = replace(suggest(train, test, None), mark_head=True, width=16, blocks=1, components=6)
+    form = replace(suggest(train, test, None, marks=2), width=16, blocks=1, components=6)
     torch.manual_seed(1)
     fitted, _ = fit(Model.streamable(form), train, test, _short(120, learning_rate=1e-2))
     judged = judge(fitted, test)
