@@ -114,7 +114,8 @@ def layer_step(  # type: ignore[no-untyped-def]
             hidden[j] += by_mark[row, j]
     step = b2.copy()
     for j in range(len(hidden)):
-        active = hidden[j] / (np.float32(1.0) + np.float32(math.exp(-hidden[j])))
+        # silu by tanh: exp(-x) would overflow far below 0.
+        active = np.float32(hidden[j] * 0.5 * (1.0 + math.tanh(0.5 * hidden[j])))
         for k in range(len(step)):
             step[k] += active * w2[j, k]
     for k in range(len(memory)):
