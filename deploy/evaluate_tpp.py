@@ -154,7 +154,7 @@ def evaluate(
 
     def told(look: Look) -> None:
         report(
-            f"step {look.step} of {steps}: validation {look.validation + change:.4f}, "
+            f"step {look.step} of {steps} at most: validation {look.validation + change:.4f}, "
             f"{look.seconds:.0f} s"
         )
 

@@ -44,7 +44,9 @@ def _best(make: Callable[[_Reals], Process], data: Sequences, starts: list[list[
         with np.errstate(all="ignore"):
             return mean_nll(make(x), data)
 
-    found = [minimise(loss, np.array(start)) for start in starts]
+    # On some clocks a start is beyond all floats, such as exp(t) at t of 50,000.
+    fit_for = [start for start in starts if math.isfinite(loss(np.array(start)))]
+    found = [minimise(loss, np.array(start)) for start in fit_for]
     return make(min(found, key=lambda pair: pair[1])[0])
 
 
@@ -136,7 +138,7 @@ def fit_self_correcting(data: Sequences) -> Process:
         # In its own long run the drift makes up for the drops.
         return SelfCorrecting(math.log(rate) + x[0], rate * drop * math.exp(x[2]), drop)
 
-    return _best(make, data, [[0.0, 0.0, 0.0], [0.0, -3.0, 0.0]])
+    return _best(make, data, [[0.0, 0.0, 0.0], [0.0, -3.0, 0.0], [0.0, -20.0, 0.0]])
 
 
 def fit_multivariate_hawkes(data: Sequences) -> Process:

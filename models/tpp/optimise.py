@@ -16,6 +16,7 @@ _Reals = NDArray[np.float64]
 _STEP = 1e-5
 _SUFFICIENT = 1e-4
 _HALVINGS = 40
+_STEEPEST = 1e12  # where the function is flat the inverse Hessian grows without end
 
 
 def gradient(function: Callable[[_Reals], float], x: _Reals) -> _Reals:
@@ -57,7 +58,7 @@ def minimise(
         if not np.all(np.isfinite(slope)) or np.abs(slope).max() < tolerance:
             break
         direction = -inverse @ slope
-        if direction @ slope >= 0.0:
+        if not np.abs(inverse).max() < _STEEPEST or direction @ slope >= 0.0:
             inverse = np.eye(len(x))
             direction = -slope
         # Parameters are logarithms: a step of more than 2 in one leads nowhere.

@@ -23,6 +23,7 @@ _REFUTED_P = 1e-3
 _REFUTED_SDS = 4.0
 _LAGS = (1, 2, 3)
 _RARE = 5
+_DROPOUT = 0.1
 MOST_MARKS = 64
 """With more kinds of marks a row of weights for each is more than their events can teach (Wikipedia
 has 12 events for each of 8,227): only how old a mark is, is read then."""
@@ -197,4 +198,5 @@ def suggest(
         clock=clock,
         clock_periods=periods,
         components=components,
+        dropout=0.0 if teacher is not None else _DROPOUT,
     )

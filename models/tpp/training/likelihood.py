@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -39,6 +39,8 @@ class Training:
         averaging: of the weights over the steps.
         looks: at the validation sequences.
         patience: looks without a better one after which training stops.
+        passes: over the training data at most, where no teacher extends them: more only teach them
+            by heart.
         simulated: share of the batches that are drawn from the teacher, where there is one.
         limit_s: wall time after which no further step begins; where it comes before the steps are
             made, the learning rate falls by time and the result depends on the machine.
@@ -53,6 +55,7 @@ class Training:
     averaging: float = 0.99
     looks: int = 20
     patience: int = 8
+    passes: int = 25
     simulated: float = 0.9
     limit_s: float = 1e9
 
@@ -225,6 +228,10 @@ def fit(
     ]
     optimiser = torch.optim.AdamW(groups, config.learning_rate)
     source, watched = _Source(train, model.form, teacher, config), _chunks(valid, model.form)
+    steps = config.steps
+    if teacher is None:
+        steps = min(steps, max(config.passes * len(train) // config.batch_events, 1))
+    config = replace(config, steps=steps)
     best, best_state = math.inf, copy.deepcopy(average.state_dict())
     looks: list[Look] = []
     worse = 0
