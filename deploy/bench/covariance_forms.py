@@ -270,9 +270,9 @@ def full(packed: NDArray[np.floating[Any]], form: int, d: int) -> Floats:
 def least_eigenvalue(cov: Floats) -> float:
     """Return the least eigenvalue of a covariance whose variances are scaled to 1.
 
-    Minus infinity where a number in it is none.
+    Minus infinity where a number in it is none, or a variance is negative.
     """
-    if not np.isfinite(cov).all():
+    if not np.isfinite(cov).all() or (np.diag(cov) < 0.0).any():
         return -math.inf
     scale = np.sqrt(np.maximum(np.diag(cov), 1e-300))
     return float(np.linalg.eigvalsh(cov / np.outer(scale, scale))[0])

@@ -15,7 +15,8 @@ from deploy.bench import baseline_peers, baselines, covariance_forms
 from deploy.cli import app
 
 pytestmark = pytest.mark.skipif(
-    bool(config.DISABLE_JIT), reason="measures compiled kernels: as Python they take minutes"
+    bool(config.DISABLE_JIT),  # type: ignore[attr-defined]
+    reason="measures compiled kernels: as Python they take minutes",
 )
 
 
