@@ -310,9 +310,10 @@ def unpack(packed, row, cov):  # type: ignore[no-untyped-def]
 def pack(cov, rounding, packed, row):  # type: ignore[no-untyped-def]
     """Store the lower triangle of a covariance, its diagonal made larger by `rounding`.
 
-    Rounding to single precision moves entry (i, j) by at most u sqrt(cov_ii cov_jj), u = 2^-24, so
-    no eigenvalue of the scaled matrix falls by more than d u: with rounding = d 2^-23 the stored
-    matrix is positive semi-definite whatever the number of updates
+    Rounding to single precision moves entry (i, j) by at most u sqrt(cov_ii cov_jj), u = 2^-24:
+    off the diagonal no eigenvalue of the scaled matrix falls by more than (d - 1) u, and the
+    diagonal by u. With rounding = (d + 1) u the stored matrix is positive semi-definite whatever
+    the number of updates; one u is left for double precision's own errors
     (docs/decisions/0008-covariance-form.md).
     """
     at = 0

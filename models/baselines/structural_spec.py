@@ -32,6 +32,7 @@ from models.baselines.state_space import (
 )
 
 STATES_LIMIT = 32
+PRIOR_VAR_LIMIT = 1e5  # docs/decisions/0008-covariance-form.md
 Floats = NDArray[np.float64]
 
 
@@ -329,8 +330,16 @@ def compile_spec(spec: StructuralSpec, rounding_bits: int | None) -> Parameters:
     Args:
         spec: checked by its constructor.
         rounding_bits: of the stored significand (24 for single precision); None stores exactly.
+
+    Raises:
+        ValueError: a prior variance is too large for the stored precision.
     """
     blocks, loading, mean, var = _blocks(spec)
+    if rounding_bits is not None and var.max() > PRIOR_VAR_LIMIT:
+        raise ValueError(
+            f"expected prior variances of at most {PRIOR_VAR_LIMIT:g} noise variances in single "
+            f"precision, found {var.max():g}; take a smaller one, or leave out level.mean"
+        )
     cov = np.diag(var)
     powers, noises = np.zeros((0, 1, 1)), np.zeros((0, 1, 1))
     for block in blocks:
@@ -370,7 +379,7 @@ def compile_spec(spec: StructuralSpec, rounding_bits: int | None) -> Parameters:
         interval_ms=1000.0 * spec.interval_s,
         by_event=spec.clock == "event",
         longest_gap=spec.longest_gap,
-        rounding=0.0 if rounding_bits is None else spec.states * 2.0 ** (1 - rounding_bits),
+        rounding=0.0 if rounding_bits is None else (spec.states + 1) * 2.0**-rounding_bits,
     )
 
 

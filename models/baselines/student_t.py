@@ -10,6 +10,7 @@ from models.baselines.renewal import log_normal_log_survival
 
 GAUSSIAN_DOF = 1e6  # from here on a Student-t is a normal to single precision
 SQUARE_LIMIT = 100.0
+SURPRISE_LIMIT = 1e30  # nats; single precision ends at 3e38
 _LOG_2 = math.log(2.0)
 
 
@@ -21,7 +22,7 @@ def normal_score(z, dof):  # type: ignore[no-untyped-def]
     for dof >= 10, and at most 14% too large (never too small) for dof >= 1.
 
     Args:
-        z: deviate of a Student-t with scale 1, finite.
+        z: deviate of a Student-t with scale 1, at most 1e100 in size.
         dof: its degrees of freedom, >= 1; infinity gives z.
 
     Returns:
@@ -29,8 +30,7 @@ def normal_score(z, dof):  # type: ignore[no-untyped-def]
     """
     if dof >= GAUSSIAN_DOF or z == 0.0:
         return z
-    # log1p of z * z / dof, which would overflow beyond 1e154.
-    u = math.log1p(z * z / dof) if abs(z) < 1e150 else 2.0 * math.log(abs(z)) - math.log(dof)
+    u = math.log1p(z * z / dof)
     root = math.sqrt(dof * u)
     slope = 8.0 * dof + 3.0
     # s = .184 (8 dof + 3) / sqrt(dof u); for tiny z it is large and the correction constant.
@@ -52,8 +52,8 @@ def cut_off(limit, dof):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def two_sided_surprise(score):  # type: ignore[no-untyped-def]
-    """Return -log P(|N(0, 1)| > |score|), nats, >= 0: the surprise of a two-sided p-value."""
-    return max(-log_normal_log_survival(abs(score)) - _LOG_2, 0.0)
+    """Return -log P(|N(0, 1)| > |score|), nats, 0 to SURPRISE_LIMIT."""
+    return min(max(-log_normal_log_survival(abs(score)) - _LOG_2, 0.0), SURPRISE_LIMIT)
 
 
 @njit(cache=True)

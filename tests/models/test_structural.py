@@ -573,6 +573,7 @@ def test_bad_specs_are_refused() -> None:
         (lambda: StructuralSpec(noise=Noise(1.0, prior_events=900)), "expected at most memory"),
         (lambda: StructuralSpec(seasons=(Season(60.0, 16),)), "expected at most 32 states"),
         (lambda: StructuralSpec(regressors=(weekend(), weekend())), "expected each name once"),
+        (lambda: structural(replace(PLAIN, level=Level(mean=0.0, var=1e6))), "single precision"),
         (lambda: Regressor("r", "day", ()), "regressor r: expected finite values"),
         (lambda: Regressor("r", "hour_of_week", (1.0,)), "expected 168 values, found 1"),
         (lambda: Regressor("r", "week", (1.0,)), "expected by"),  # type: ignore[arg-type]

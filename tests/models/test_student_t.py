@@ -40,7 +40,7 @@ def test_many_degrees_of_freedom_are_a_normal() -> None:
         )
 
 
-@given(st.floats(-1e300, 1e300), st.floats(1.0, 1e7))
+@given(st.floats(-1e100, 1e100), st.floats(1.0, 1e7))
 @settings(derandomize=True, deadline=None)
 def test_the_score_is_finite_odd_and_no_farther_out(z: float, dof: float) -> None:
     score = normal_score(z, dof)
