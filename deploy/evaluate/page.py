@@ -26,7 +26,7 @@ a { color: #33517a; }
 """
 KEY = (
     ("#33517a", "value"),
-    ("rgba(217,138,41,.3)", "expected band (99% of values)"),
+    ("rgba(217,138,41,.3)", "expected band (nominally 99% of values)"),
     ("rgba(200,85,61,.25)", "labelled window"),
     ("rgba(138,138,138,.2)", "probation, not judged"),
     ("#b3261e", "alert"),

@@ -256,9 +256,9 @@ def reset(record):  # type: ignore[no-untyped-def]
     """Set a record to zeros, field by field: numba assigns no whole record."""
     record.anchor = 0.0
     record.levels[:] = 0.0
-    record.base = 0.0
+    record.robust_level = 0.0
     record.deviation = 0.0
-    record.size = 0.0
+    record.outlier_size = 0.0
     record.turns = 0.0
     record.last = 0.0
     record.change = 0.0

@@ -51,9 +51,9 @@ SIZE, TURNS, DAY_SMOOTHED, DAY_STANDARDISED, WEEK, WEEK_SMOOTHED = range(6, 12)
 FIELDS = (
     ("anchor", np.float64),  # the first value
     ("levels", np.float64, len(SPANS)),  # exponential means of the value
-    ("base", np.float64),  # robust level
+    ("robust_level", np.float64),  # mean of the value, each one cut
     ("deviation", np.float64),  # mean absolute deviation from it, cut at CUT
-    ("size", np.float64),
+    ("outlier_size", np.float64),
     ("turns", np.float64),
     ("last", np.float64),  # the newest value
     ("change", np.float64),  # the newest value less the one before
@@ -120,15 +120,15 @@ def outliers(memory, y, views):  # type: ignore[no-untyped-def]
     The logarithm-like arsinh makes a hundredfold outlier weigh little more than a tenfold one: the
     view rises when departures are many, whatever the largest was.
     """
-    departure = y - memory.base
+    departure = y - memory.robust_level
     cut = departure
     if memory.events > UNCUT + 1:
         reach = CUT * memory.deviation
         cut = min(max(departure, -reach), reach)
     units = math.asinh(departure / memory.deviation) if memory.deviation > 0.0 else 0.0
-    memory.size += gain(SIZE_SPAN, memory.events) * (units - memory.size)
-    views[SIZE] = memory.size
-    memory.base += gain(BASE_SPAN, memory.events) * cut
+    memory.outlier_size += gain(SIZE_SPAN, memory.events) * (units - memory.outlier_size)
+    views[SIZE] = memory.outlier_size
+    memory.robust_level += gain(BASE_SPAN, memory.events) * cut
     memory.deviation += gain(DEVIATION_SPAN, memory.events) * (abs(cut) - memory.deviation)
     change = y - memory.last
     agreement = 0.0

@@ -211,15 +211,13 @@ def best_threshold(
             best = np.maximum.accumulate(profile.true_positive * values.gain[rows])
             levels.append(score[rows])
             changes.append(np.diff(best, prepend=-profile.false_negative))
-    if not levels:
+    level = np.concatenate([np.zeros(0), *levels])
+    if len(level) == 0:
         return math.inf
-    level = np.concatenate(levels)
     order = np.argsort(-level, kind="stable")
     level = level[order]
     total = np.cumsum(np.concatenate(changes)[order])
     last_of_level = np.flatnonzero(np.append(level[1:] != level[:-1], True))
-    if len(last_of_level) == 0:
-        return math.inf
     top = int(last_of_level[np.argmax(total[last_of_level])])
     return float(level[top]) if total[top] > 0.0 else math.inf
 

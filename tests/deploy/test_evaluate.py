@@ -115,6 +115,21 @@ def test_nab_as_a_table(eddy: Run, corpus: Path) -> None:
     assert lines[4].startswith("threshold")
 
 
+def test_cross_validation(eddy: Run, corpus: Path) -> None:
+    result = eddy("evaluate", "nab", "--data", corpus, "--cross-validate", "--json")
+    report = json.loads(result.out)
+    validation = report["cross_validation"]
+    # The best threshold for one anomaly is its own score: of two, the weaker is missed.
+    left_out = validation["one_category_left_out"]["standard"]
+    assert left_out == pytest.approx(report["standard"] / 2.0, abs=0.5)
+    # A half without a window says nothing: its threshold misses what the other half has.
+    assert 0.0 <= validation["random_halves_mean"]["standard"] <= left_out
+    lines = eddy("evaluate", "nab", "--data", corpus, "--cross-validate").out.splitlines()
+    assert [line.split()[0] for line in lines[-3:]] == [
+        "one_category_left_out", "random_halves_mean", "random_halves_sd",
+    ]  # fmt: skip
+
+
 def test_thresholds_of_another_folder(eddy: Run, corpus: Path, tmp_path: Path) -> None:
     quiet = write_corpus(tmp_path / "quiet", {"c/4.csv": None})
     frozen = json.loads(

@@ -361,9 +361,9 @@ def test_nothing_learns_from_the_future() -> None:
     """Replacing everything after a row changes no score up to it, on NAB's series."""
     component = metric_component()
     rng = np.random.default_rng(7)
-    for series in read_nab(needs_nab()).series[::5]:
+    for series in read_nab(needs_nab()).series[::10]:
         whole = detect(component, series.time_ms, series.value)
-        for cut in rng.integers(1, len(series.value), 3):
+        for cut in rng.integers(1, len(series.value), 2):
             changed = series.value.copy()
             changed[cut:] = rng.normal(0.0, 1e6, len(changed) - cut)
             said = detect(component, series.time_ms, changed)
