@@ -178,7 +178,7 @@ class _LateLabels:
                 state, self.row[at], never, self.payments.time_ms[at], of_terminal,
                 component.parameters,
             )  # fmt: skip
-        # An exact sum: the order of the rows, and rows that come later, have no say in its rounding.
+        # An exact sum: neither the order of rows nor later rows have a say in its rounding.
         log_evidence = np.array([math.fsum(s["log_evidence"]) for s in self.states[:-1]])
         weights = np.exp(log_evidence - log_evidence.max())
         self.dwell_weights = weights / weights.sum()
