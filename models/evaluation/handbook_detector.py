@@ -8,6 +8,7 @@ the labels so far), and weights of the amounts' evidence learned online. Nothing
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -177,7 +178,8 @@ class _LateLabels:
                 state, self.row[at], never, self.payments.time_ms[at], of_terminal,
                 component.parameters,
             )  # fmt: skip
-        log_evidence = np.array([s["log_evidence"].sum() for s in self.states[:-1]])
+        # An exact sum: neither the order of rows nor later rows have a say in its rounding.
+        log_evidence = np.array([math.fsum(s["log_evidence"]) for s in self.states[:-1]])
         weights = np.exp(log_evidence - log_evidence.max())
         self.dwell_weights = weights / weights.sum()
         learn_fusion(self.mean, self.cov, self.evidence[at], self.terminal[at], label)
