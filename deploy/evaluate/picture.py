@@ -74,9 +74,10 @@ def draw(picture: Picture, width: float = 11.0, height: float = 3.6, dpi: int = 
             axes.axvspan(time[0], time[picture.probation], color=PROBATION, alpha=0.15, lw=0)
         axes.spines[["top", "right"]].set_visible(False)
         axes.margins(x=0.01)
-    locator = AutoDateLocator(maxticks=9)
+    locator = AutoDateLocator(maxticks=9)  # type: ignore[no-untyped-call]
     lower.xaxis.set_major_locator(locator)
-    lower.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    formatter = ConciseDateFormatter(locator)  # type: ignore[no-untyped-call]
+    lower.xaxis.set_major_formatter(formatter)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
