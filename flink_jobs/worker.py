@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import sys
 import threading
+from importlib import import_module
 from typing import Any
 
 from models.kernel_cache import key_by_source
@@ -38,22 +39,19 @@ def _stop_sampling() -> None:
     fifth of the bundle's own time at once: every bundle ends late by as much. Flink reads none of
     what it finds.
     """
-    try:
-        from apache_beam.runners.worker import statesampler
-    except ImportError:  # without Flink, in tests of the pure steps
-        return
+    beam: Any = import_module("apache_beam.runners.worker.statesampler")
 
     def start(self: Any) -> None:
         self.tracked_thread = threading.current_thread()
-        statesampler.set_current_tracker(self)
+        beam.set_current_tracker(self)
         self.started = True
 
     def stop(self: Any) -> None:
         del self
-        statesampler.set_current_tracker(None)
+        beam.set_current_tracker(None)
 
-    statesampler.StateSampler.start = start
-    statesampler.StateSampler.stop = stop
+    beam.StateSampler.start = start
+    beam.StateSampler.stop = stop
 
 
 key_by_source()
