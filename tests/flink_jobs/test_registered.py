@@ -116,10 +116,17 @@ def test_all_components_together_restore_to_the_bit() -> None:
     found += scorer.drain()
     assert sorted(o.value for o in found) == sorted(o.value for o in expected)
     assert_same_tables(scorer, whole)
-    one = scorer_of(chosen, client=FakeClient(refuse_every=6), models=models)
-    alone = run(one, split(stream(EVENTS, 6), [1]))
-    assert sorted(o.value for o in alone if o.kind == ALERT) == sorted(
-        o.value for o in expected if o.kind == ALERT
+
+
+def test_all_components_together_do_not_see_where_a_batch_ends() -> None:
+    chosen = settings_of(*options(NAMES))
+    models = models_of(chosen)
+    events = stream(EVENTS, 7)
+    one, other = (scorer_of(chosen, models=models) for _ in range(2))
+    alone, together = run(one, split(events, [1])), run(other, split(events, (40, 3, 17)))
+    assert_same_tables(other, one)
+    assert sorted(o.value for o in together if o.kind == ALERT) == sorted(
+        o.value for o in alone if o.kind == ALERT
     )
 
 
