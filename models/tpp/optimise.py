@@ -73,6 +73,8 @@ def minimise(
         else:
             break
         slope_after = gradient(function, found)
+        if not np.all(np.isfinite(slope_after)):  # at the edge of where the function is finite
+            return found, after
         step, change = found - x, slope_after - slope
         curvature = step @ change
         if curvature > 1e-14:

@@ -200,7 +200,7 @@ def test_marks_and_amounts_are_learnt_given_what_came() -> None:
     train, test = data.take(np.arange(6)), data.take(np.array([6, 7]))
     form = replace(suggest(train, test, None, marks=2), width=16, blocks=1, components=6)
     torch.manual_seed(1)
-    fitted, _ = fit(Model.streamable(form), train, test, _short(120, learning_rate=1e-2))
+    fitted, _ = fit(Model.streamable(form), train, test, _short(120, learning_rate=1e-2, passes=80))
     judged = judge(fitted, test)
     assert judged.mark_nll is not None
     assert judged.amount_nll is not None
