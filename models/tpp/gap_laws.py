@@ -59,11 +59,12 @@ class Weibull:
     def log_density(self, gap: _Reals) -> _Reals:
         """See `GapLaw`."""
         log_ratio = np.log(gap / self.scale)
-        return (
+        found: _Reals = (
             math.log(self.shape / self.scale)
             + (self.shape - 1.0) * log_ratio
             - np.exp(self.shape * log_ratio)
         )
+        return found
 
     def log_survival(self, gap: _Reals) -> _Reals:
         """See `GapLaw`."""
