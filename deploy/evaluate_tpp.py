@@ -103,7 +103,7 @@ def parts_of(by_number: dict[int, Sequences], seed: int = PUBLISHED_SEED) -> Par
     """Split a process as published: over the numbers from 0 to the greatest, present or not."""
     train, valid, test = split(max(by_number) + 1, seed)
     absent = sum(int(i) not in by_number for i in test)
-    return Part(*(_join(by_number, part) for part in (train, valid, test)), absent)
+    return Part(_join(by_number, train), _join(by_number, valid), _join(by_number, test), absent)
 
 
 @dataclass(frozen=True, slots=True)

@@ -209,7 +209,7 @@ def poles(
         complex_pairs: complex poles; each turns once within its time constant.
         extra: further time constants, such as a fitted Hawkes process's.
     """
-    turning = np.geomspace(max(shortest, 1e-3), longest, complex_pairs) if complex_pairs else []
+    turning = np.geomspace(max(shortest, 1e-3), longest, complex_pairs)
     return Layer(
         (*map(float, np.geomspace(shortest, longest, real)), *extra),
         tuple(map(float, np.geomspace(1.0, 512.0, counts))) if counts else (),

@@ -271,7 +271,7 @@ class MultivariateHawkes:
                 f"expected marks from 0 to {len(self.base) - 1}, found "
                 f"{None if data.mark is None else np.unique(data.mark)[:10].tolist()}"
             )
-        out = tuple(np.empty(len(data)) for _ in range(3))
+        out = np.empty(len(data)), np.empty(len(data)), np.empty(len(data))
         multivariate_hawkes_walk(
             data.gap, data.first, data.mark, self.base, self.branching, self.decay, *out
         )

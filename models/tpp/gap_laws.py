@@ -59,11 +59,12 @@ class Weibull:
     def log_density(self, gap: _Reals) -> _Reals:
         """See `GapLaw`."""
         log_ratio = np.log(gap / self.scale)
-        return (
+        found: _Reals = (
             math.log(self.shape / self.scale)
             + (self.shape - 1.0) * log_ratio
             - np.exp(self.shape * log_ratio)
         )
+        return found
 
     def log_survival(self, gap: _Reals) -> _Reals:
         """See `GapLaw`."""
@@ -133,7 +134,9 @@ class Gamma:
     def log_density(self, gap: _Reals) -> _Reals:
         """See `GapLaw`."""
         x = gap / self.scale
-        return (self.shape - 1.0) * np.log(x) - x - math.lgamma(self.shape) - math.log(self.scale)
+        constant = math.lgamma(self.shape) + math.log(self.scale)
+        found: _Reals = (self.shape - 1.0) * np.log(x) - x - constant
+        return found
 
     def log_survival(self, gap: _Reals) -> _Reals:
         """See `GapLaw`."""
@@ -197,7 +200,8 @@ class LogNormalMixture:
 
     def log_density(self, gap: _Reals) -> _Reals:
         """See `GapLaw`."""
-        return self._walk(gap)[0] - np.log(gap)
+        found: _Reals = self._walk(gap)[0] - np.log(gap)
+        return found
 
     def log_survival(self, gap: _Reals) -> _Reals:
         """See `GapLaw`."""
@@ -206,4 +210,5 @@ class LogNormalMixture:
     def sample(self, count: int, rng: np.random.Generator) -> _Reals:
         """See `GapLaw`."""
         which = rng.choice(len(self.weight), count, p=np.array(self.weight))
-        return np.exp(rng.normal(np.array(self.mean)[which], np.array(self.sd)[which]))
+        found: _Reals = np.exp(rng.normal(np.array(self.mean)[which], np.array(self.sd)[which]))
+        return found

@@ -53,7 +53,8 @@ def _intensity(process: Process, data: Sequences, t: float) -> float:
     past = data.time[data.time < t]
     if isinstance(process, Hawkes):
         pairs = zip(process.branching, process.decay, strict=True)
-        return process.base + sum(a * b * np.exp(-b * (t - past)).sum() for a, b in pairs)
+        excited = sum(a * b * np.exp(-b * (t - past)).sum() for a, b in pairs)
+        return float(process.base + excited)
     if isinstance(process, SelfCorrecting):
         return math.exp(process.base + process.drift * t - process.drop * len(past))
     assert isinstance(process, MultivariateHawkes)

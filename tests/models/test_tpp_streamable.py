@@ -55,7 +55,8 @@ def model(form: Architecture, seed: int = 3) -> Model:
     found = Model.streamable(form)
     for layer in found.encoder.layers:
         torch.nn.init.normal_(layer.by_mark, 0.0, 0.3)
-    return found.eval()
+    evaluated: Model = found.eval()
+    return evaluated
 
 
 def test_the_streams_encoder_equals_torch_over_10000_events() -> None:
@@ -82,7 +83,7 @@ def test_gradients_of_the_scan_equal_finite_differences() -> None:
     real = torch.rand(n, plain + pairs, dtype=torch.float64, requires_grad=True)
     imaginary = torch.rand(n, pairs, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(
-        lambda *parts: pole_scan(*parts, first), (e, real, imaginary), atol=1e-7
+        lambda a, b, c: pole_scan(a, b, c, first), (e, real, imaginary), atol=1e-7
     )
 
 
@@ -166,8 +167,13 @@ def test_the_mixture_begins_at_the_best_one_without_history() -> None:
     assert judge(begun, data).gap_nll == pytest.approx(truth, abs=0.02)
 
 
-def _short(steps: int, **changes: float) -> Training:
-    return replace(Training(steps=steps, batch_events=1_024, looks=4), **changes)
+def _short(
+    steps: int, learning_rate: float = 4e-3, passes: int = 25, limit_s: float = 1e9
+) -> Training:
+    return Training(
+        steps=steps, batch_events=1_024, looks=4, learning_rate=learning_rate, passes=passes,
+        limit_s=limit_s,
+    )  # fmt: skip
 
 
 def test_training_learns_a_hawkes_process_and_is_the_seeds() -> None:

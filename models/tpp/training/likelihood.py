@@ -219,7 +219,8 @@ def fit(
     begun = time.monotonic()
     _start(model, train)
     average = copy.deepcopy(model)
-    poles, others = [], []
+    poles: list[torch.nn.Parameter] = []
+    others: list[torch.nn.Parameter] = []
     for name, value in model.named_parameters():
         (poles if ".log_" in name else others).append(value)
     groups = [

@@ -18,7 +18,8 @@ def _pick(params: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.f
     edges = np.cumsum(np.exp(weight), 1)
     which = (rng.random((len(params), 1)) * edges[:, -1:] > edges).sum(1)
     rows = np.arange(len(params)), which.clip(0, mean.shape[1] - 1)
-    return rng.normal(mean[rows], np.exp(log_sd[rows]))
+    found: NDArray[np.float64] = rng.normal(mean[rows], np.exp(log_sd[rows]))
+    return found
 
 
 def sample(model: Model, begin: Sequences, events: int, seed: int) -> Sequences:

@@ -61,8 +61,10 @@ class _Scan(torch.autograd.Function):  # type: ignore[misc]  # torch is not wher
     @staticmethod
     def forward(ctx: Any, e: Tensor, real: Tensor, imaginary: Tensor, first: Tensor) -> Tensor:
         h = torch.empty_like(e)
-        parts = [part.detach().contiguous().numpy() for part in (e, real, imaginary, first)]
-        _forward(*parts, h.numpy())
+        found, re, im, begins = (
+            part.detach().contiguous().numpy() for part in (e, real, imaginary, first)
+        )
+        _forward(found, re, im, begins, h.numpy())
         ctx.save_for_backward(real, imaginary, first, h)
         return h
 
