@@ -24,6 +24,7 @@ _REFUTED_SDS = 4.0
 _LAGS = (1, 2, 3)
 _RARE = 5
 _DROPOUT = 0.1
+_NEAR_START = 50.0
 MOST_MARKS = 64
 """With more kinds of marks a row of weights for each is more than their events can teach (Wikipedia
 has 12 events for each of 8,227): only how old a mark is, is read then."""
@@ -112,6 +113,10 @@ def teacher_of(fits: Sequence[Process], train: Sequences, valid: Sequences) -> P
     """
     best = min(fits, key=lambda process: mean_nll(process, valid))
     stable = not isinstance(best, Hawkes) or sum(best.branching) < 1.0
+    if isinstance(best, Renewal) and best.clock is not None:
+        # Simulations begin at 0: of pieces of a long sequence they would show one phase alone.
+        begins = float(np.median(train.time[train.starts[:-1]]))
+        stable = begins < _NEAR_START * float(train.scored.mean())
     return best if stable and stands(best, train) and stands(best, valid) else None
 
 

@@ -41,6 +41,11 @@ def test_only_a_process_that_stands_and_does_not_explode_teaches() -> None:
     train, valid = draw(HAWKES, 1_000, 8, 4), draw(HAWKES, 1_000, 4, 5)
     assert teacher_of([POISSON, HAWKES], train, valid) is HAWKES
     assert teacher_of([POISSON], train, valid) is None
+    whole = draw(PERIODIC, 4_000, 1, 3).time
+    pieces = Sequences.join(np.split(whole, 8))
+    assert teacher_of([PERIODIC], pieces, pieces) is None, "its simulations begin at 0"
+    at_start = draw(PERIODIC, 500, 8, 3)
+    assert teacher_of([PERIODIC], at_start, at_start) is PERIODIC
     assert teacher_of([Hawkes(0.2, (1.2,), (1.0,))], train, valid) is None
 
 
