@@ -163,9 +163,19 @@ def _normal_upper_quantile(surprise: float) -> float:
 def pack(answer: NDArray[np.float32]) -> NDArray[np.void]:
     """Round the intensity model's answer, float32[m, 20], to PREDICTION[m]."""
     out = np.empty(len(answer), PREDICTION)
-    out["mixture"] = np.rint(np.clip(answer[:, :MIXTURE], -31.0, 31.0) * MIXTURE_UNIT)
-    out["mark_surprise"] = np.rint(np.clip(-answer[:, MIXTURE:], 0.0, 15.9) * MARK_UNIT)
+    _pack(answer, out["mixture"], out["mark_surprise"])
     return out
+
+
+@njit(cache=True, nogil=True)
+def _pack(answer, mixture, mark_surprise):  # type: ignore[no-untyped-def]
+    for i in range(len(answer)):
+        for k in range(MIXTURE):
+            kept = min(max(answer[i, k], np.float32(-31.0)), np.float32(31.0))
+            mixture[i, k] = np.int16(np.rint(kept * np.float32(MIXTURE_UNIT)))
+        for k in range(MARKS):
+            kept = min(max(-answer[i, MIXTURE + k], np.float32(0.0)), np.float32(15.9))
+            mark_surprise[i, k] = np.uint8(np.rint(kept * np.float32(MARK_UNIT)))
 
 
 def decide(
