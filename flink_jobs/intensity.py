@@ -57,7 +57,7 @@ class _TritonTicket:
         self._lock = threading.Lock()
         self._event = threading.Event()
         self.calls: list[Any] = []  # gRPC futures, which are not typed
-        self.given_up = False
+        self.given_up = threading.Event()
 
     def put(self, part: int, y: NDArray[np.float32] | None) -> None:
         """Take the answer of request number `part`."""
@@ -75,7 +75,7 @@ class _TritonTicket:
     def result(self, timeout_s: float) -> NDArray[np.float32] | None:
         """Wait up to `timeout_s`; give up what is then still under way."""
         if not self._event.wait(max(timeout_s, 0.0)):
-            self.given_up = True
+            self.given_up.set()
             for call in list(self.calls):
                 call.cancel()
             return None
@@ -218,8 +218,8 @@ class TritonClient:
     def _send(self, ticket: _TritonTicket, part: int, rows: NDArray[np.float32]) -> None:
         """Send one request; on the sender's thread."""
         count = len(rows)
-        if ticket.given_up:
-            self._note(count, 0.0, "cancelled")
+        if ticket.given_up.is_set():
+            self._note(count, 0.0, "not_sent")
             ticket.put(part, None)
             return
         sent_s = self._clock()
@@ -232,13 +232,16 @@ class TritonClient:
         try:
             request = wire.infer_request(self._template, rows)
             call = self._stub.ModelInfer.future(request, timeout=self._timeout_s)
-        except ValueError:  # the channel was closed meanwhile
-            self._note(count, 0.0, "closed")
+        except Exception as error:  # noqa: BLE001 - a ticket must end, whatever gRPC says
+            # ValueError: the channel was closed meanwhile.
+            self.last_error = _text(error)
+            fault = "closed" if isinstance(error, ValueError) else "send_failed"
+            self._note(count, 0.0, fault)
             ticket.put(part, None)
             return
         ticket.calls.append(call)
         call.add_done_callback(finish)
-        if ticket.given_up:  # meanwhile
+        if ticket.given_up.is_set():  # meanwhile
             call.cancel()
 
     def _read(self, call: Any, rows: int) -> tuple[NDArray[np.float32] | None, str]:
@@ -259,8 +262,11 @@ class TritonClient:
                 self._breaker.succeed()
                 return
             self.counters.failures[fault] += 1
-            # A request that the model refuses says nothing about the server's health.
-            if fault not in ("rejected", "closed") and self._breaker.fail(self._clock()):
+            # Neither a request that the model refuses nor one that was never sent says anything
+            # about the server's health.
+            if fault not in ("rejected", "closed", "not_sent") and self._breaker.fail(
+                self._clock()
+            ):
                 self.counters.opened += 1
 
     # --- probes and checks -------------------------------------------------------------------

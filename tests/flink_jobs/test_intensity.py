@@ -15,6 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
+from flink_jobs import triton_wire as wire
 from flink_jobs.breaker import Breaker
 from flink_jobs.intensity import (
     IncompatibleModelError,
@@ -51,6 +52,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         self.model_version = "tpp-a"
         self.width = 68
         self.sizes: list[int] = []
+        self.arrived = 0
 
     def ModelConfig(  # noqa: N802 (gRPC's name)
         self,
@@ -67,6 +69,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
     def ModelInfer(  # noqa: N802
         self, request: service_pb2.ModelInferRequest, context: grpc.ServicerContext
     ) -> service_pb2.ModelInferResponse:
+        self.arrived += 1
         self.gate.wait(5)
         if self.code is not None:
             context.abort(self.code, "as told")
@@ -296,11 +299,51 @@ def test_a_slow_server_meets_the_deadline(settings: TritonSettings, fake: FakeTr
 def test_result_gives_up_when_told(client: TritonClient, fake: FakeTriton) -> None:
     client.check_model()
     fake.gate.clear()
+    arrived = fake.arrived
     ticket = client.submit(_rows(1))
+    assert _until(lambda: fake.arrived > arrived)
     assert not ticket.done()
     assert ticket.result(0.05) is None
     assert _until(lambda: client.in_flight == 0)
     assert client.counters.failures == {"cancelled": 1}
+
+
+def test_a_ticket_ends_though_sending_fails(
+    client: TritonClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.check_model()
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("no buffer")
+
+    monkeypatch.setattr("flink_jobs.triton_wire.infer_request", fail)
+    assert client.submit(_rows(1)).result(5) is None
+    assert client.in_flight == 0
+    assert client.counters.failures == {"send_failed": 1}
+    assert "no buffer" in client.last_error
+
+
+def test_what_is_given_up_before_it_is_sent_is_not_sent(
+    client: TritonClient, fake: FakeTriton, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.check_model()
+    arrived, held = len(fake.sizes), threading.Event()
+    write = wire.infer_request
+    template = client._template
+
+    def slow(_: object, rows: NDArray[np.float32]) -> object:
+        held.wait(5)
+        return write(template, rows)
+
+    monkeypatch.setattr("flink_jobs.triton_wire.infer_request", slow)
+    tickets = [client.submit(_rows(1)) for _ in range(2)]
+    assert tickets[1].result(0.01) is None
+    held.set()
+    assert tickets[0].result(5) is not None
+    assert _until(lambda: client.in_flight == 0)
+    assert client.counters.failures == {"not_sent": 1}
+    assert len(fake.sizes) == arrived + 1
+    assert _state(client) == "closed"
 
 
 def test_requests_in_flight_are_bounded(client: TritonClient, fake: FakeTriton) -> None:
