@@ -135,8 +135,13 @@ def test_ctrl_c_while_starting_leaves_nothing(
         return "not yet"
 
     monkeypatch.setitem(stack.PROBE, "kafka", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        stack.up(sleepers)
+    # A shell's background job begins with SIGINT ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            stack.up(sleepers)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert processes.find_marked(sleepers.root) == []
     assert not (sleepers.root / "lock").exists()
 
