@@ -86,7 +86,7 @@ def test_what_a_component_remembers_follows_the_events_by_hand() -> None:
         Event(120.0, float("nan"), user="u-1", device="d-2", offset=2),
         Event(180.0, 300.0, user="u-1", device="d-1", offset=3),
     ]
-    scorer = scorer_of(settings_of("detection.components.device=step"))
+    scorer = scorer_of(settings_of("detection.components.device=pace"))
     run(scorer, split(events, [3]))
     found = part_of(scorer, 2)
     assert found["d-1"]["events"] == 3
@@ -97,10 +97,20 @@ def test_what_a_component_remembers_follows_the_events_by_hand() -> None:
     assert np.isnan(found["d-2"]["last"])
 
 
-def test_a_kind_without_partner_kind_reads_no_partner() -> None:
-    scorer = scorer_of(settings_of(USER))
+def test_a_component_that_reads_no_partner_is_given_none() -> None:
+    scorer = scorer_of(settings_of(USER, "detection.partner_kinds={user = 'device'}"))
     run(scorer, [batch_of(stream(30, 1))])
     assert all(record["partners"] == 0 for record in part_of(scorer, 0).values())
+
+
+def test_a_component_that_reads_partners_is_refused_where_a_kind_has_none() -> None:
+    message = (
+        r"components.user: pace expects the kind of its partners in \[detection.partner_kinds\], "
+        r'found none for user; add user = "KIND"'
+    )
+    with pytest.raises(SettingsError, match=message):
+        settings_of("detection.components.user=pace")
+    settings_of("detection.components.user=pace", "detection.partner_kinds={user = 'device'}")
 
 
 @settings(max_examples=10 if COMPILED else 2, deadline=None, derandomize=True)
@@ -283,7 +293,7 @@ def test_settings_keep_components_on_their_way_to_the_job() -> None:
 
 def test_the_log_keeps_partners_only_where_a_component_reads_them() -> None:
     sizes = {}
-    for options in ((), (USER,), ("detection.components.device=step",)):
+    for options in ((), (USER,), ("detection.components.device=pace",)):
         store = DictStore()
         run(scorer_of(settings_of(*options), store), [batch_of(stream(50, 1))])
         logged = decode_batch(store[2])
@@ -335,16 +345,16 @@ def test_a_component_joins_an_old_state_and_begins_from_the_prior() -> None:
 def test_a_component_leaves_and_what_it_knew_is_dropped() -> None:
     events = stream(EVENTS, 4)
     store = kept(BOTH, events[: EVENTS // 2])
-    scorer = scorer_of(settings_of("detection.components.device=step"), store)
+    scorer = scorer_of(settings_of("detection.components.device=pace"), store)
     assert scorer.changes == [
-        "component pace leaves kind device: what it knew is dropped",
+        "component step leaves kind device: what it knew is dropped",
         "component step leaves kind user: what it knew is dropped",
     ]
     whole = scorer_of(settings_of(*BOTH))
     run(whole, split(events, [11]))
     run(scorer, split(events[EVENTS // 2 :], [11]))
     for name, record in part_of(scorer, 2).items():
-        assert record.tobytes() == part_of(whole, 2, 1)[name].tobytes()
+        assert record.tobytes() == part_of(whole, 2, 0)[name].tobytes()
 
 
 def test_a_component_of_another_version_or_prior_is_refused() -> None:

@@ -57,11 +57,11 @@ EVENTS = 200 if COMPILED else 40
 
 
 def options(names: list[str]) -> list[str]:
-    """Give the names to users and devices, half of them each."""
+    """Give the names to devices, which have partners, and users, half of them each."""
     half = (len(names) + 1) // 2
     return [
-        f"detection.components.user={','.join(names[:half])}",
-        f"detection.components.device={','.join(names[half:])}",
+        f"detection.components.device={','.join(names[:half])}",
+        f"detection.components.user={','.join(names[half:])}",
         "state.max_entities=9", "state.ttl_s=20000",
     ]  # fmt: skip
 
