@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +50,15 @@ class KindComponents:
             tuple(np.array([c.tells.index(s) for s in c.surprises], int) for c in components),
             any(REGISTRY[name].reads_partner for name in names),
         )
+
+    def labels_of(self, names: Collection[str]) -> list[str]:
+        """Return the names of the surprises of the components `names`."""
+        return [
+            label(c.name, surprise)
+            for c in self.components
+            if c.name in names
+            for surprise in c.surprises
+        ]
 
     def surprises(self, tells: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         """Return float32[m, S], the columns of `labels`, of what the components told."""

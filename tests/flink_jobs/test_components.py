@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -20,7 +21,7 @@ from models.detectors import FUSED
 from models.prior import KindPrior, Prior, Tail
 from state.columns import Strings
 from state.events import hash_strings
-from state.log import decode_batch
+from state.log import FORM_KEY, decode_batch
 from state.table import id_of
 from tests.flink_jobs.component_cases import STEP, registered
 from tests.flink_jobs.score_cases import (
@@ -340,6 +341,43 @@ def test_a_component_joins_an_old_state_and_begins_from_the_prior() -> None:
     again = scorer_of(chosen, DictStore(store))
     assert again.changes == []
     assert_same_tables(again, scorer)
+
+
+def test_what_was_decided_before_a_component_joined_stays_decided() -> None:
+    chosen = ("detection.detectors=silence", "detection.silence_kinds=", "state.page_rows=64")
+    chosen += ("state.log_min_bytes=1000000",)
+    later = [Event(1830.0 + 0.1 * i, 10.0 * (1 + i % 2), user="u-1", offset=31 + i) for i in (0, 1)]
+    store = DictStore()
+    plain = scorer_of(settings_of(*chosen), store)
+    assert alerts(run(plain, split([*QUIET, *WILD], [7]))) == []
+    mine = settings_of(USER, *chosen)
+    models = models_of(mine, TAILED)
+    first = scorer_of(mine, store, models=models)
+    assert first.changes == ["component step joins kind user: it begins from the prior"]
+    assert_same_rows(first, plain)  # the wild value opened no incident: nobody was told of one
+    # Killed after the join, with the log of before it: the component still had no vote then.
+    second = scorer_of(mine, DictStore(store), models=models)
+    assert second.changes == []
+    assert_same_tables(second, first)
+    for scorer in (first, second):
+        (alert,) = alerts(run(scorer, [batch_of(later, first_offset=31)]))
+        assert alert["data"]["detector"] == "step.size"  # type: ignore[index]
+    # What was decided with it is decided with it again.
+    store = DictStore(store)
+    third = scorer_of(mine, store, models=models)
+    assert_same_tables(third, first)
+    assert alerts(run(third, [batch_of([Event(1832.0, 9e6, user="u-1")], first_offset=33)])) == []
+    assert json.loads(store[FORM_KEY])["joined"] == {"user": {"step": plain.seq}}
+    without = settings_of(*chosen)
+    scorer_of(without, store, models=models_of(without, TAILED))
+    assert "joined" not in json.loads(store[FORM_KEY])
+    again = scorer_of(mine, store, models=models)
+    assert json.loads(store[FORM_KEY])["joined"] == {"user": {"step": again.seq}}
+
+
+def assert_same_rows(one: ShardScorer, other: ShardScorer) -> None:
+    for mine, theirs in zip(one.tables, other.tables, strict=True):
+        assert mine.rows[: mine.used].tobytes() == theirs.rows[: theirs.used].tobytes()
 
 
 def test_a_component_leaves_and_what_it_knew_is_dropped() -> None:
