@@ -39,8 +39,12 @@ class KindComponents:
 
     @classmethod
     def of(cls, names: Sequence[str], context: Context) -> KindComponents:
-        """Build the components that `names` asks for."""
-        components = tuple(REGISTRY[name].build(context) for name in names)
+        """Build the components that `names` asks for.
+
+        Raises:
+            ValueError: one cannot be built from the prior; the message begins with its name.
+        """
+        components = tuple(_component(name, context) for name in names)
         built = [component.name for component in components]
         assert built == list(names), f"expected components named {names}, found {built}"
         return cls(
@@ -65,6 +69,13 @@ class KindComponents:
         return np.concatenate(
             [out[:, columns] for out, columns in zip(tells, self.columns, strict=True)], axis=1
         )
+
+
+def _component(name: str, context: Context) -> Component:
+    try:
+        return REGISTRY[name].build(context)
+    except (ValueError, ArithmeticError) as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 NO_COMPONENTS = KindComponents((), (), (), (), False)
