@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,8 +39,12 @@ class KindComponents:
 
     @classmethod
     def of(cls, names: Sequence[str], context: Context) -> KindComponents:
-        """Build the components that `names` asks for."""
-        components = tuple(REGISTRY[name].build(context) for name in names)
+        """Build the components that `names` asks for.
+
+        Raises:
+            ValueError: one cannot be built from the prior; the message begins with its name.
+        """
+        components = tuple(_component(name, context) for name in names)
         built = [component.name for component in components]
         assert built == list(names), f"expected components named {names}, found {built}"
         return cls(
@@ -51,11 +55,27 @@ class KindComponents:
             any(REGISTRY[name].reads_partner for name in names),
         )
 
+    def labels_of(self, names: Collection[str]) -> list[str]:
+        """Return the names of the surprises of the components `names`."""
+        return [
+            label(c.name, surprise)
+            for c in self.components
+            if c.name in names
+            for surprise in c.surprises
+        ]
+
     def surprises(self, tells: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         """Return float32[m, S], the columns of `labels`, of what the components told."""
         return np.concatenate(
             [out[:, columns] for out, columns in zip(tells, self.columns, strict=True)], axis=1
         )
+
+
+def _component(name: str, context: Context) -> Component:
+    try:
+        return REGISTRY[name].build(context)
+    except (ValueError, ArithmeticError) as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 NO_COMPONENTS = KindComponents((), (), (), (), False)

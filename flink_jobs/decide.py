@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from statistics import NormalDist
 from typing import NamedTuple
@@ -151,6 +151,13 @@ class DecideModel:
         )  # fmt: skip
         cumulative = cumulative_profile(np.array(prior.profile))
         return cls(parameters, names, offset, slope, bar, cumulative)
+
+    def without(self, names: Collection[str]) -> DecideModel:
+        """Return the model that decides as if the surprises `names` were not there."""
+        offset, slope, bar = self.offset.copy(), self.slope.copy(), self.bar.copy()
+        off = [d for d, name in enumerate(self.names) if name in names]
+        offset[:, off], slope[:, off], bar[:, off] = math.inf, 0.0, math.inf
+        return replace(self, offset=offset, slope=slope, bar=bar)
 
 
 def _normal_upper_quantile(surprise: float) -> float:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-from flink_jobs.components import KindComponents
+from flink_jobs.model_files import load_models
 from flink_jobs.settings import Settings
-from models.baselines.registry import Context
-from models.prior import KindPrior
 from state.table import Table, memory_bytes
 
 
@@ -31,19 +29,21 @@ class KindPlan(TypedDict):
 
 
 def memory_plan(settings: Settings, entities: int) -> dict[str, KindPlan]:
-    """Return by kind what `entities` of it take, spread evenly over the shards."""
-    detection, state, shards = settings.detection, settings.state, settings.flink.shards
-    named = dict(detection.components)
-    context = Context(
-        KindPrior(), len(settings.event.marks), detection.partner_window_s * 1000
-    )  # the layout does not depend on the prior
+    """Return by kind what `entities` of it take, spread evenly over the shards.
+
+    The models are put together as a worker does it, so what would fail there fails here.
+
+    Raises:
+        EddyError: the model's folder or the prior cannot be read, or does not serve a component.
+    """
+    state, shards = settings.state, settings.flink.shards
     plans = {}
-    for kind, _ in settings.event.entities:
-        layout = KindComponents.of(named.get(kind, ()), context).layout
+    for model in load_models(settings):
+        layout = model.components.layout
         rows, by_part = memory_bytes(
             -(-entities // shards), state.initial_entities, state.max_entities, layout
         )
-        plans[kind] = KindPlan(
+        plans[model.kind] = KindPlan(
             bytes_by_part=by_part,
             bytes_per_entity=sum(by_part.values()),
             stored_bytes_per_entity=Table.empty(1, 1, 1, layout).stored_bytes,

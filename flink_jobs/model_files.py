@@ -46,20 +46,41 @@ def load_encoder(folder: Path) -> Encoder:
         return Encoder.of({name: arrays[name] for name in arrays.files})
 
 
+def kind_components(settings: Settings, prior: Prior) -> list[KindComponents]:
+    """Build the components of each entity kind, in the order of `settings.event.entities`.
+
+    Raises:
+        EddyError: one cannot be built from the prior of its kind.
+    """
+    named = dict(settings.detection.components)
+    marks, window_ms = len(settings.event.marks), settings.detection.partner_window_s * 1000
+    built = []
+    for kind, _ in settings.event.entities:
+        try:
+            context = Context(prior.of(kind), marks, window_ms)
+            built.append(KindComponents.of(named.get(kind, ()), context))
+        except ValueError as error:
+            raise EddyError(
+                f"detection.components.{kind}: the prior of {kind} does not serve {error}; leave "
+                "the component out, or fit the prior again with `eddy fit`"
+            ) from error
+    return built
+
+
 def kind_models(settings: Settings, encoder: Encoder, prior: Prior) -> list[KindModel]:
-    """Put together the models of each entity kind as the settings want them."""
+    """Put together the models of each entity kind as the settings want them.
+
+    Raises:
+        EddyError: a component cannot be built from the prior of its kind.
+    """
     detection = settings.detection
     kinds = [kind for kind, _ in settings.event.entities]
     partners: Mapping[str, str] = dict(detection.partner_kinds)
-    named = dict(detection.components)
     models = []
-    for kind in kinds:
+    for kind, components in zip(kinds, kind_components(settings, prior), strict=True):
         partner = partners.get(kind) if "partners" in detection.detectors else None
         window_ms = detection.partner_window_s * 1000
         own = prior.of(kind)
-        components = KindComponents.of(
-            named.get(kind, ()), Context(own, len(settings.event.marks), window_ms)
-        )
         silent = kind in detection.silence_kinds
         silence_alpha = detection.silence_false_alerts_per_million * 1e-6 if silent else None
         models.append(

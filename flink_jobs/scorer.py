@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -379,11 +379,18 @@ class ShardScorer:
         yield from self._sweep(pending)
 
     def _decide_kind(
-        self, k: int, told: _Told, predictions: NDArray[np.void] | None
+        self,
+        k: int,
+        told: _Told,
+        predictions: NDArray[np.void] | None,
+        without: Collection[str] = (),
     ) -> NDArray[np.void]:
         model = self._models[k]
         components = model.components.surprises(told.components) if told.components else None
-        return decide(self.tables[k], told.core, predictions, model.decide, components)
+        judge = model.decide
+        if without:
+            judge = judge.without(model.components.labels_of(without))
+        return decide(self.tables[k], told.core, predictions, judge, components)
 
     def _split(
         self, pending: _Pending, answer: NDArray[np.float32] | None
@@ -515,7 +522,12 @@ class ShardScorer:
             if record is None:
                 self._pending.append(_Pending(seq, batch, told, x, former))
             else:
-                self._decide_again(batch, told, newer, decode_answers(record, PREDICTION))
+                without = [
+                    [name for name, last in restored.joined.get(m.kind, {}).items() if seq <= last]
+                    for m in self._models
+                ]
+                predictions = decode_answers(record, PREDICTION)
+                self._decide_again(batch, told, newer, predictions, without)
         if restored.batches:
             self.seq, last, _ = restored.batches[-1]
             self._time.clocks = last.clocks.copy()
@@ -532,13 +544,18 @@ class ShardScorer:
         told: list[_Told],
         newer: list[NDArray[np.bool_]],
         predictions: list[NDArray[np.void]] | None,
+        without: list[list[str]],
     ) -> None:
-        """Decide a batch whose alerts are out already."""
+        """Decide a batch whose alerts are out already.
+
+        `without` names by kind the components that had no vote then: an incident that no alert told
+        of would keep the entity quiet.
+        """
         for k, model in enumerate(self._models):
             mine = None
             if predictions is not None:
                 mine = predictions[k][newer[k][batch.row[k] >= 0]]
-            self._decide_kind(k, told[k], mine)
+            self._decide_kind(k, told[k], mine, without[k])
             sweep(self.tables[k], batch.watermark_ms, model.decide)
 
 

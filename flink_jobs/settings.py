@@ -344,6 +344,7 @@ def _check_together(settings: Settings) -> list[str]:
         )
     for kind, names in detection.components:
         problems += _check_components(kind, names, len(event.marks))
+        problems += _check_partners(kind, names, dict(detection.partner_kinds))
     expect(
         event.value_min < event.value_max,
         f"event.value_min: expected less than event.value_max = {event.value_max:.15g},"
@@ -389,6 +390,19 @@ def _check_together(settings: Settings) -> list[str]:
         f" {settings.state.max_entities}, found {settings.state.initial_entities}",
     )
     return problems
+
+
+def _check_partners(kind: str, names: Sequence[str], partners: Mapping[str, str]) -> list[str]:
+    """Refuse what would never score: a component reads partners, and the kind has none."""
+    readers = [name for name in names if name in REGISTRY and REGISTRY[name].reads_partner]
+    if kind in partners or not readers:
+        return []
+    return [
+        f"detection.components.{kind}: {name} expects the kind of its partners in"
+        f' [detection.partner_kinds], found none for {kind}; add {kind} = "KIND", with the kind'
+        " that is counted"
+        for name in readers
+    ]
 
 
 def _check_components(kind: str, names: Sequence[str], marks: int) -> list[str]:

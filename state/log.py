@@ -31,6 +31,7 @@ from state.table import MEMORY, ROW, ROW_VERSION, Table
 LOG_VERSION = 2  # since 2 a batch keeps hashes of partners where a component reads them
 FORM_KEY = 0
 COMPONENTS = "components"  # in the form: by kind and name, version/fingerprint of each part
+JOINED = "joined"  # in the form: by kind and name, the last batch that was decided without the part
 _EVENTS = struct.Struct("<4sHHIIqq")  # magic, version, kinds, events, partitions, 2 times
 _ANSWERS = struct.Struct("<4sHH?xxx")  # magic, version, kinds, answered
 _PAGE = struct.Struct("<4sHHIIq")  # magic, row version, kind, first row, rows, batch
@@ -195,11 +196,14 @@ class Restored:
         batches: (seq, batch record, answer record or None), in order.
         page_seq: by kind, int64[pages], the batch up to which each page's rows are current.
         changes: what the job's components have more or less than the stored state, in words.
+        joined: by kind and name of each component that joined a state, at this restore or one
+            before, the last batch that was decided without it.
     """
 
     batches: list[tuple[int, LoggedBatch, bytes | None]]
     page_seq: list[NDArray[np.int64]]
     changes: list[str]
+    joined: dict[str, dict[str, int]]
 
 
 class ShardLog:
@@ -325,8 +329,10 @@ class ShardLog:
             else:
                 events[seq] = decode_batch(value)
         changes = _check_form(form, found, bool(events or pages))
+        joined = _joined(form, found, max(answers, default=0))
         if found is None or changes:
-            self._store.put(FORM_KEY, json.dumps(dict(form)).encode())
+            known = {**form, JOINED: joined} if joined else form
+            self._store.put(FORM_KEY, json.dumps(dict(known)).encode())
         order = sorted(events)
         self._sizes = deque((seq, sizes[seq]) for seq in order)
         self.bytes = sum(sizes.values())
@@ -341,6 +347,7 @@ class ShardLog:
             [(seq, events[seq], answers.get(seq)) for seq in order],
             [seqs.copy() for seqs in self._page_seq],
             changes,
+            joined,
         )
 
 
@@ -393,6 +400,25 @@ def _changed_components(
                 "component once, from a savepoint of which it can join again from the prior"
             )
     return changes
+
+
+def _joined(
+    form: Mapping[str, object], found: Mapping[str, object] | None, decided: int
+) -> dict[str, dict[str, int]]:
+    """Return by kind and name the last batch decided without each component that joined.
+
+    It stays in the form: the log may still hold such batches at the next restore.
+    """
+    if found is None:
+        return {}
+    before, former = _components(found), found.get(JOINED) or {}
+    assert isinstance(former, Mapping)
+    joined: dict[str, dict[str, int]] = {}
+    for kind, name in _components(form):
+        since = former.get(kind, {}).get(name) if (kind, name) in before else decided
+        if since is not None:
+            joined.setdefault(kind, {})[name] = since
+    return joined
 
 
 def _page_key(kind: int, page: int, kinds: int) -> int:

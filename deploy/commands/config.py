@@ -60,6 +60,8 @@ def config_check(
 ) -> None:
     """Check the settings; every mistake is named with its place. Exit code 1 if there is one.
 
+    The model's folder and the prior are read, and all is put together as the job does it.
+
     Prints what an entity of each kind takes, by settings, and the memory for --entities of them.
     """
     from flink_jobs.memory_plan import memory_plan  # numba: no other command should wait for it

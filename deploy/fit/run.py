@@ -17,7 +17,7 @@ from flink_jobs.calibrate import FittedTail, Surprises, observe
 from flink_jobs.errors import EddyError
 from flink_jobs.intensity_in_process import InProcessClient
 from flink_jobs.intensity_protocol import IntensityClient, NullClient
-from flink_jobs.model_files import kind_models, load_encoder, model_folder
+from flink_jobs.model_files import kind_components, kind_models, load_encoder, model_folder
 from flink_jobs.pit import PitCounts
 from flink_jobs.scorer import LARGEST, KindModel
 from flink_jobs.settings import Settings
@@ -138,9 +138,11 @@ def run_fit(settings: Settings, options: FitOptions, progress: Progress) -> FitR
         progress: told (what, done, total or None).
 
     Raises:
-        EddyError: the stream cannot be read or holds no event, or the work is of another fit.
+        EddyError: the stream cannot be read or holds no event, the work is of another fit, or a
+            component cannot be built: where no prior would serve it, before anything is read.
     """
     folder = model_folder(settings)
+    kind_components(settings, Prior({}))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     work = Work(work_folder(options.out), _job(settings, options), options.resume)
     try:

@@ -22,7 +22,14 @@ from models.baselines.marks import markov_component, variable_order_component
 from models.baselines.metric import metric_component
 from models.baselines.registry import Context
 from models.baselines.structural import structural
-from models.baselines.structural_spec import Level, Noise, Season, StructuralSpec, Trend
+from models.baselines.structural_spec import (
+    PRIOR_VAR_LIMIT,
+    Level,
+    Noise,
+    Season,
+    StructuralSpec,
+    Trend,
+)
 from models.baselines.value import ValueParameters, value_component
 from models.prior import KindPrior
 
@@ -143,10 +150,14 @@ def _distinct_partners(context: Context, name: str) -> Component:
 
 
 def _level_spec(prior: KindPrior) -> StructuralSpec:
+    ratio = prior.value_between_var / prior.value_within_var
+    # Beyond the limit (metrics of unlike units) the population says nothing of an entity's level: a
+    # capped variance would call ordinary levels odd, so the first value starts it, unscored.
+    known = ratio <= PRIOR_VAR_LIMIT
     return StructuralSpec(
-        level=Level(
-            prior.level_noise, prior.value_mean, prior.value_between_var / prior.value_within_var
-        ),
+        level=Level(prior.level_noise, prior.value_mean, ratio)
+        if known
+        else Level(prior.level_noise),
         interval_s=math.exp(prior.gap_mean),
         noise=Noise(prior.value_within_var, VALUE_PRIOR_EVENTS),
     )

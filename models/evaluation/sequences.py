@@ -1,12 +1,15 @@
-"""How well the job's sequence statistic tells anomalous event sequences from normal ones.
+"""How well the sequence statistic tells anomalous event sequences from normal ones.
 
-The protocol of Shchur et al. (NeurIPS 2021): a statistic s of a test sequence becomes the p-value
-2 min(F(s), 1 - F(s)) with F its empirical distribution on normal training sequences; the figure is
-the area under the ROC curve of that p-value between normal and anomalous test sequences. What the
-job has is a p-value already, by a null that it brings along, so its area is taken as it stands (by
-1 - F(s) it would differ only by ties at 0, .0005 on average). Beside it stand the paper's 3S, the
-sum of squared spacings, and the ceiling: the likelihood ratio of the anomalous process against the
-normal one, both known, which no test of these sequences can beat (Neyman and Pearson).
+The statistic is that of `models/tpp/sequence.py`. The job does not compute it yet.
+
+The protocol of Shchur et al. (NeurIPS 2021): a statistic s of a test sequence becomes the p-value 2
+min(F(s), 1 - F(s)) with F its empirical distribution on normal training sequences; the figure is
+the area under the ROC curve of that p-value between normal and anomalous test sequences. The
+statistic here is a p-value already, by a null that it brings along, so its area is taken as it
+stands (by 1 - F(s) it would differ only by ties at 0, .0005 on average). Beside it stand the
+paper's 3S, the sum of squared spacings, and the ceiling: the likelihood ratio of the anomalous
+process against the normal one, both known, which no test of these sequences can beat (Neyman and
+Pearson).
 """
 
 from __future__ import annotations
@@ -24,8 +27,8 @@ from models.tpp.sequence_component import score_at, take
 JUDGED = 0.5  # the detectability of the goals
 
 
-def job_surprise(sequences: Sequences) -> NDArray[np.float64]:
-    """Return float64[n], -log p of the job's statistic at END; the model is Poisson with rate 1.
+def sequence_surprise(sequences: Sequences) -> NDArray[np.float64]:
+    """Return float64[n], -log p of the sequence statistic at END; the model is Poisson with rate 1.
 
     Each sequence is an entity of its own that begins at 0; event by event it is taken in, and at
     END a timer asks. Under that model a gap's compensator is the gap.
@@ -83,12 +86,12 @@ class Figures:
     """Areas under the ROC curve of one scenario, by detectability.
 
     Attributes:
-        job: the statistic that the job uses.
+        sequence: the sequence statistic.
         squared_spacings: 3S.
         ceiling: the likelihood ratio of both true processes.
     """
 
-    job: dict[float, float]
+    sequence: dict[float, float]
     squared_spacings: dict[float, float]
     ceiling: dict[float, float]
 
@@ -110,12 +113,12 @@ def evaluate_scenario(
     grid = scenario.detectabilities if detectabilities is None else tuple(detectabilities)
     train_seed, test_seed, *seeds = seed.spawn(2 + len(grid))
     train, test = normal_sample(train_seed, count), normal_sample(test_seed, count)
-    job_test = job_surprise(test)
+    own_test = sequence_surprise(test)
     spacing_train, spacing_test = squared_spacings(train), squared_spacings(test)
     figures = Figures({}, {}, {})
     for d, own in zip(grid, seeds, strict=True):
         anomalous = scenario.sample(own, count, d)
-        figures.job[d] = area_under_roc(job_test, job_surprise(anomalous))
+        figures.sequence[d] = area_under_roc(own_test, sequence_surprise(anomalous))
         figures.squared_spacings[d] = area_under_roc(
             -two_sided_p(spacing_train, spacing_test),
             -two_sided_p(spacing_train, squared_spacings(anomalous)),
@@ -139,7 +142,7 @@ def evaluate(
         progress: is told each scenario when it is done.
 
     Returns:
-        The report: `scenarios` {name: {detectability: AUC}} of the job's statistic, `mean_at_0.5`,
+        The report: `scenarios` {name: {detectability: AUC}} of the statistic, `mean_at_0.5`,
         and the same for `3S` and `likelihood_ratio_ceiling`.
     """
     seeds = np.random.SeedSequence(seed).spawn(len(SCENARIOS))
@@ -147,11 +150,11 @@ def evaluate(
     for scenario, own in zip(SCENARIOS, seeds, strict=True):
         every[scenario.name] = figures = evaluate_scenario(scenario, own, count)
         progress(
-            f"{scenario.name}: {figures.job[JUDGED]:.4f} at {JUDGED}"
+            f"{scenario.name}: {figures.sequence[JUDGED]:.4f} at {JUDGED}"
             f" (3S {figures.squared_spacings[JUDGED]:.4f}, ceiling {figures.ceiling[JUDGED]:.4f})"
         )
     report: dict[str, object] = {"seed": seed, "sequences": count}
-    report |= _block({name: f.job for name, f in every.items()})
+    report |= _block({name: f.sequence for name, f in every.items()})
     report["3S"] = _block({name: f.squared_spacings for name, f in every.items()})
     report["likelihood_ratio_ceiling"] = _block({name: f.ceiling for name, f in every.items()})
     return report

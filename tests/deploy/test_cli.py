@@ -22,6 +22,7 @@ from deploy.stack.options import SERVICES, ServiceStatus, StackError, StackOptio
 from deploy.stack.record import StackState
 from flink_jobs.errors import EddyError
 from flink_jobs.settings import MASK, Settings
+from models.prior import KindPrior, Prior, save_prior
 from models.simulation.config import SimulationConfig
 from tests.flink_jobs.component_cases import registered
 
@@ -175,6 +176,26 @@ def test_config_check_reckons_memory(eddy: Run) -> None:
     assert user["stored_bytes_per_entity"] == 496 + 25
     assert user["memory_bytes"] == user["rows"] * user["bytes_per_entity"]
     assert found["kinds"]["device"]["stored_bytes_per_entity"] == 496
+
+
+def test_config_check_builds_the_components_from_the_prior(eddy: Run, tmp_path: Path) -> None:
+    level = ("--set", "detection.components.user=level", "--set")
+    path = tmp_path / "prior.json"
+    assert "level 57" in eddy("config", "check", *level, "detection.prior=").out
+    result = eddy("config", "check", *level, f"detection.prior={path}")
+    assert result.code == 1
+    assert f"detection.prior: {path} cannot be read" in result.err
+    save_prior(Prior({"user": KindPrior(level_noise=-1.0)}), path)
+    result = eddy("config", "check", *level, f"detection.prior={path}")
+    assert result.code == 1
+    assert result.err == (
+        "eddy: detection.components.user: the prior of user does not serve level: level.noise_var:"
+        " expected a finite number at least 0, found -1.0; leave the component out, or fit the"
+        " prior again with `eddy fit`\n"
+    )
+    result = eddy("config", "check", *level, "triton.model_version=77")
+    assert result.code == 1
+    assert "model repository: expected intensity/77" in result.err
 
 
 def test_config_show_masks_secrets_and_says_where_from(eddy: Run) -> None:

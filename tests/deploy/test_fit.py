@@ -24,6 +24,9 @@ from flink_jobs.errors import EddyError
 from flink_jobs.model_files import load_models
 from flink_jobs.settings import Settings, load
 from models import level_fit
+from models.baselines import registry
+from models.baselines.component import Component
+from models.baselines.registry import Context
 from models.level_fit import LevelFit
 from models.prior import Prior, load_prior
 
@@ -84,6 +87,20 @@ def silent(what: str, done: int, total: int | None) -> None:
 
 def numbers(result: FitResult) -> str:
     return json.dumps(summary(result), sort_keys=True)
+
+
+def test_what_cannot_be_built_is_said_before_the_work(
+    stream: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(context: Context) -> Component:
+        raise ValueError(f"found {context.prior.value_mean}")
+
+    monkeypatch.setitem(registry.REGISTRY, "step", registry.Entry(build))
+    chosen = options(stream)
+    expected = "components.user: the prior of user does not serve step: found 8.0; leave the"
+    with pytest.raises(EddyError, match=expected):
+        run_fit(settings_of("detection.components.user=step"), chosen, silent)
+    assert not work_folder(chosen.out).exists()
 
 
 # -- the whole -------------------------------------------------------------------------------------

@@ -63,15 +63,14 @@ STEP_TEXT = "a step of {size:.1f} sd to {actual:value} after {last:value}, event
 
 @contextmanager
 def registered(version: int = 1) -> Iterator[None]:
-    """Let settings name `step` and its twin `pace` while the context lasts."""
+    """Let settings name `step` and its twin `pace`, which reads partners, in the context."""
     entries = {
         "step": Entry(
             lambda context: step_component(context, "step", version),
-            reads_partner=True,
             texts={"size": STEP_TEXT},
             expected=("last", "sd"),
         ),
-        "pace": Entry(lambda context: step_component(context, "pace", version)),
+        "pace": Entry(lambda context: step_component(context, "pace", version), reads_partner=True),
     }
     before = dict(registry.REGISTRY)
     registry.REGISTRY.update(entries)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -20,7 +21,7 @@ from models.detectors import FUSED
 from models.prior import KindPrior, Prior, Tail
 from state.columns import Strings
 from state.events import hash_strings
-from state.log import decode_batch
+from state.log import FORM_KEY, decode_batch
 from state.table import id_of
 from tests.flink_jobs.component_cases import STEP, registered
 from tests.flink_jobs.score_cases import (
@@ -86,7 +87,7 @@ def test_what_a_component_remembers_follows_the_events_by_hand() -> None:
         Event(120.0, float("nan"), user="u-1", device="d-2", offset=2),
         Event(180.0, 300.0, user="u-1", device="d-1", offset=3),
     ]
-    scorer = scorer_of(settings_of("detection.components.device=step"))
+    scorer = scorer_of(settings_of("detection.components.device=pace"))
     run(scorer, split(events, [3]))
     found = part_of(scorer, 2)
     assert found["d-1"]["events"] == 3
@@ -97,10 +98,20 @@ def test_what_a_component_remembers_follows_the_events_by_hand() -> None:
     assert np.isnan(found["d-2"]["last"])
 
 
-def test_a_kind_without_partner_kind_reads_no_partner() -> None:
-    scorer = scorer_of(settings_of(USER))
+def test_a_component_that_reads_no_partner_is_given_none() -> None:
+    scorer = scorer_of(settings_of(USER, "detection.partner_kinds={user = 'device'}"))
     run(scorer, [batch_of(stream(30, 1))])
     assert all(record["partners"] == 0 for record in part_of(scorer, 0).values())
+
+
+def test_a_component_that_reads_partners_is_refused_where_a_kind_has_none() -> None:
+    message = (
+        r"components.user: pace expects the kind of its partners in \[detection.partner_kinds\], "
+        r'found none for user; add user = "KIND"'
+    )
+    with pytest.raises(SettingsError, match=message):
+        settings_of("detection.components.user=pace")
+    settings_of("detection.components.user=pace", "detection.partner_kinds={user = 'device'}")
 
 
 @settings(max_examples=10 if COMPILED else 2, deadline=None, derandomize=True)
@@ -283,7 +294,7 @@ def test_settings_keep_components_on_their_way_to_the_job() -> None:
 
 def test_the_log_keeps_partners_only_where_a_component_reads_them() -> None:
     sizes = {}
-    for options in ((), (USER,), ("detection.components.device=step",)):
+    for options in ((), (USER,), ("detection.components.device=pace",)):
         store = DictStore()
         run(scorer_of(settings_of(*options), store), [batch_of(stream(50, 1))])
         logged = decode_batch(store[2])
@@ -332,19 +343,56 @@ def test_a_component_joins_an_old_state_and_begins_from_the_prior() -> None:
     assert_same_tables(again, scorer)
 
 
+def test_what_was_decided_before_a_component_joined_stays_decided() -> None:
+    chosen = ("detection.detectors=silence", "detection.silence_kinds=", "state.page_rows=64")
+    chosen += ("state.log_min_bytes=1000000",)
+    later = [Event(1830.0 + 0.1 * i, 10.0 * (1 + i % 2), user="u-1", offset=31 + i) for i in (0, 1)]
+    store = DictStore()
+    plain = scorer_of(settings_of(*chosen), store)
+    assert alerts(run(plain, split([*QUIET, *WILD], [7]))) == []
+    mine = settings_of(USER, *chosen)
+    models = models_of(mine, TAILED)
+    first = scorer_of(mine, store, models=models)
+    assert first.changes == ["component step joins kind user: it begins from the prior"]
+    assert_same_rows(first, plain)  # the wild value opened no incident: nobody was told of one
+    # Killed after the join, with the log of before it: the component still had no vote then.
+    second = scorer_of(mine, DictStore(store), models=models)
+    assert second.changes == []
+    assert_same_tables(second, first)
+    for scorer in (first, second):
+        (alert,) = alerts(run(scorer, [batch_of(later, first_offset=31)]))
+        assert alert["data"]["detector"] == "step.size"  # type: ignore[index]
+    # What was decided with it is decided with it again.
+    store = DictStore(store)
+    third = scorer_of(mine, store, models=models)
+    assert_same_tables(third, first)
+    assert alerts(run(third, [batch_of([Event(1832.0, 9e6, user="u-1")], first_offset=33)])) == []
+    assert json.loads(store[FORM_KEY])["joined"] == {"user": {"step": plain.seq}}
+    without = settings_of(*chosen)
+    scorer_of(without, store, models=models_of(without, TAILED))
+    assert "joined" not in json.loads(store[FORM_KEY])
+    again = scorer_of(mine, store, models=models)
+    assert json.loads(store[FORM_KEY])["joined"] == {"user": {"step": again.seq}}
+
+
+def assert_same_rows(one: ShardScorer, other: ShardScorer) -> None:
+    for mine, theirs in zip(one.tables, other.tables, strict=True):
+        assert mine.rows[: mine.used].tobytes() == theirs.rows[: theirs.used].tobytes()
+
+
 def test_a_component_leaves_and_what_it_knew_is_dropped() -> None:
     events = stream(EVENTS, 4)
     store = kept(BOTH, events[: EVENTS // 2])
-    scorer = scorer_of(settings_of("detection.components.device=step"), store)
+    scorer = scorer_of(settings_of("detection.components.device=pace"), store)
     assert scorer.changes == [
-        "component pace leaves kind device: what it knew is dropped",
+        "component step leaves kind device: what it knew is dropped",
         "component step leaves kind user: what it knew is dropped",
     ]
     whole = scorer_of(settings_of(*BOTH))
     run(whole, split(events, [11]))
     run(scorer, split(events[EVENTS // 2 :], [11]))
     for name, record in part_of(scorer, 2).items():
-        assert record.tobytes() == part_of(whole, 2, 1)[name].tobytes()
+        assert record.tobytes() == part_of(whole, 2, 0)[name].tobytes()
 
 
 def test_a_component_of_another_version_or_prior_is_refused() -> None:

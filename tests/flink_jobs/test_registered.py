@@ -57,11 +57,11 @@ EVENTS = 200 if COMPILED else 40
 
 
 def options(names: list[str]) -> list[str]:
-    """Give the names to users and devices, half of them each."""
+    """Give the names to devices, which have partners, and users, half of them each."""
     half = (len(names) + 1) // 2
     return [
-        f"detection.components.user={','.join(names[:half])}",
-        f"detection.components.device={','.join(names[half:])}",
+        f"detection.components.device={','.join(names[:half])}",
+        f"detection.components.user={','.join(names[half:])}",
         "state.max_entities=9", "state.ttl_s=20000",
     ]  # fmt: skip
 
@@ -70,6 +70,30 @@ def test_each_name_has_a_builder_that_names_it() -> None:
     assert set(REGISTRY) == set(BUILDERS)
     for name in NAMES:
         assert REGISTRY[name].build(CONTEXT).name == name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_is_built_from_a_population_of_unlike_metrics(name: str) -> None:
+    """With values as they are, means of entities differ by far more than an entity varies."""
+    prior = KindPrior(value_mean=3e6, value_between_var=4e13, value_within_var=2.0)
+    component = REGISTRY[name].build(Context(prior, marks=3))
+    n = 300 if COMPILED else 60
+    rng = np.random.default_rng(3)
+    state, out = np.zeros(1, component.state), np.zeros((n, len(component.tells)), np.float32)
+    fresh = np.zeros(n, np.bool_)
+    fresh[0] = True
+    value = rng.normal(20.0, 1.4, n)
+    value[-1] = 60.0
+    component.walk(
+        state, np.zeros(n, np.int32), fresh, START_MS + 8_000_000 * np.arange(n), value,
+        np.zeros(n, np.uint8), np.ones(n, np.uint64), component.parameters, out,
+    )  # fmt: skip
+    surprises = out[:, [component.tells.index(s) for s in component.surprises]]
+    assert np.isfinite(surprises).all()
+    if name in ("level", "trend", "season"):
+        assert surprises[0] == 0.0  # of the first value nothing is known
+        assert (surprises[1:-1] < 13.0).all()
+        assert surprises[-1] > 20.0
 
 
 def test_no_two_surprises_have_one_name() -> None:

@@ -1,4 +1,4 @@
-"""The harness of sequence detection, and what the job's statistic finds."""
+"""The harness of sequence detection, and what the sequence statistic finds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from models.evaluation.sequences import (
     area_under_roc,
     evaluate,
     evaluate_scenario,
-    job_surprise,
+    sequence_surprise,
     squared_spacings,
     two_sided_p,
 )
@@ -54,7 +54,7 @@ def test_squared_spacings_count_the_censored_one() -> None:
 
 
 def test_an_empty_sequence_is_a_silence() -> None:
-    surprise = job_surprise(Sequences.of([np.empty(0), np.array([END / 2])]))
+    surprise = sequence_surprise(Sequences.of([np.empty(0), np.array([END / 2])]))
     # Poisson: P(no event) = exp(-END); P(one or none) = (1 + END) exp(-END).
     assert 80.0 < surprise[1] < surprise[0] < END
 
@@ -96,9 +96,9 @@ def test_the_goal_holds_in_each_scenario(name: str) -> None:
         for seed in (11, 12)
     ]
     for figures in areas:
-        assert figures.job[0.5] > 0.85
-        assert figures.job[0.5] > figures.squared_spacings[0.5]
-        assert figures.job[0.5] < figures.ceiling[0.5] + 0.005
+        assert figures.sequence[0.5] > 0.85
+        assert figures.sequence[0.5] > figures.squared_spacings[0.5]
+        assert figures.sequence[0.5] < figures.ceiling[0.5] + 0.005
 
 
 Draw = Callable[[np.random.Generator], NDArray[np.float64]]
@@ -150,7 +150,7 @@ def test_it_finds_what_no_scenario_has(draw: Draw, least: float) -> None:
     rng = np.random.default_rng(21)
     anomalous = Sequences.of([draw(rng) for _ in range(1000)])
     normal = normal_sample(np.random.SeedSequence(22), 1000)
-    area = area_under_roc(job_surprise(normal), job_surprise(anomalous))
+    area = area_under_roc(sequence_surprise(normal), sequence_surprise(anomalous))
     assert area > least
 
 
