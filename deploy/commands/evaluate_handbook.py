@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,6 +15,9 @@ from rich.table import Table
 
 from deploy.commands.options import AsJson, module, write_json
 from flink_jobs.errors import EddyError
+
+if TYPE_CHECKING:
+    from models.evaluation.handbook import Payments
 
 DEFAULT_TEST_FROM = "2018-08-08"
 
@@ -47,13 +50,11 @@ def handbook(
     others = {each: _midnight_ms(each, "--week") for each in week or []}
     started = time.perf_counter()
     payments = reading.read_payments(data)
-    payments = payments.until(max(begin, *others.values(), begin) + TEST_DAYS * DAY_MS)
+    payments = payments.until(max([begin, *others.values()]) + TEST_DAYS * DAY_MS)
     read_s = time.perf_counter() - started
-    if len(payments) == 0:
-        raise EddyError(
-            f"expected payments before the end of the test week from {test_from}, "
-            "found none; choose a later --test-from"
-        )
+    _check_week(payments, begin, f"--test-from {test_from}")
+    for each, week_ms in others.items():
+        _check_week(payments, week_ms, f"--week {each}")
     started = time.perf_counter()
     with _progress() as progress:
         task = progress.add_task("payments", total=len(payments))
@@ -61,10 +62,7 @@ def handbook(
             payments, progress=lambda done, _: progress.update(task, completed=done)
         )
     score_s = time.perf_counter() - started
-    try:
-        found = {"test_from": test_from, **report(payments, scores, begin, others)}
-    except ValueError as error:
-        raise EddyError(f"{data}, test week from {test_from}: {error}") from None
+    found = {"test_from": test_from, **report(payments, scores, begin, others)}
     found["payments"] = len(payments)
     found["seconds"] = {"read": round(read_s, 2), "score": round(score_s, 2)}
     if html is not None:
@@ -73,6 +71,37 @@ def handbook(
         write_json(_rounded(found))
         return
     _print(found)
+
+
+def _check_week(payments: Payments, begin_ms: int, option: str) -> None:
+    """Refuse a test week that cannot be judged, before a minute is spent on scores.
+
+    Raises:
+        EddyError: A day of its train or test week has no payments, or its test week no fraud.
+    """
+    from models.evaluation.handbook import DAY_MS, DELAY_DAYS, TEST_DAYS, TRAIN_DAYS, split
+
+    if payments.until(begin_ms + TEST_DAYS * DAY_MS).time_ms.size == 0:
+        raise EddyError(
+            f"{option}: expected payments before the end of the test week, found none; choose a"
+            " later one"
+        )
+    try:
+        chosen = split(payments, begin_ms)
+    except ValueError as error:
+        raise EddyError(f"{option}: {error}") from None
+    first = begin_ms // DAY_MS
+    train = first - DELAY_DAYS - TRAIN_DAYS
+    wanted = [*range(train, train + TRAIN_DAYS), *range(first, first + TEST_DAYS)]
+    missing = sorted(set(wanted) - set(payments.day.tolist()))
+    if missing:
+        days = ", ".join(str(date(1970, 1, 1) + timedelta(days=day)) for day in missing)
+        raise EddyError(
+            f"{option}: expected payments on each day of the train and the test week, found none"
+            f" on {days}; add their files or choose another week"
+        )
+    if not payments.fraud[chosen.test].any():
+        raise EddyError(f"{option}: expected frauds in the test week, found none; choose another")
 
 
 def _midnight_ms(text: str, option: str) -> int:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deploy.commands.evaluate_nab import HtmlFile
+from deploy.commands.options import AsJson
 
 if TYPE_CHECKING:
     from deploy.evaluate.series import Series
@@ -26,7 +27,12 @@ SourceFile = Annotated[
 AlertsOnly = Annotated[bool, typer.Option("--alerts", help="Only rows that alert.")]
 
 
-def metrics(source: SourceFile, html: HtmlFile = None, alerts: AlertsOnly = False) -> None:
+def metrics(
+    source: SourceFile,
+    html: HtmlFile = None,
+    alerts: AlertsOnly = False,
+    as_json: AsJson = False,  # noqa: ARG001 (JSON is what it writes anyway)
+) -> None:
     """Score every row of a file of metrics: one JSON line each, from 1.0 on an alert."""
     from deploy.evaluate.metric_report import write_metrics_page
     from deploy.evaluate.progress import progress

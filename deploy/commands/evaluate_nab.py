@@ -53,6 +53,10 @@ def nab(
     component = metric_component()
     corpus = read_nab(data)
     other = None if threshold_from is None else read_nab(threshold_from)
+    for folder, read in ((data, corpus), (threshold_from, other)):
+        if read is not None and read.unlabelled:
+            left_out = ", ".join(read.unlabelled)
+            typer.echo(f"{folder}: left out, as the labels lack them: {left_out}", err=True)
     with progress("detect", len(corpus.series) + len(other.series if other else ())) as step:
         run = run_corpus(corpus, component, step)
         thresholds = (run if other is None else run_corpus(other, component, step)).thresholds

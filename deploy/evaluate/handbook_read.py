@@ -27,7 +27,8 @@ def read_payments(folder: Path) -> Payments:
 
     Raises:
         EddyError: no file is there, a file is no parquet or lacks a column, a value is missing, an
-            amount is no number, TX_FRAUD is neither 0 nor 1, or an id comes twice.
+            id is no whole number, an amount is no number, TX_FRAUD is neither 0 nor 1, or an id
+            comes twice.
     """
     paths = sorted((folder / "raw").glob("*.parquet"))
     if not paths:
@@ -39,7 +40,7 @@ def read_payments(folder: Path) -> Payments:
     joined = {name: np.concatenate([each[name] for each in columns]) for name in columns[0]}
     order = np.lexsort((joined["TRANSACTION_ID"], joined["TX_DATETIME"]))
     sorted_columns = {name: values[order] for name, values in joined.items()}
-    payment = sorted_columns["TRANSACTION_ID"].astype(np.int64)
+    payment = sorted_columns["TRANSACTION_ID"]
     if len(np.unique(payment)) != len(payment):
         raise EddyError(
             f"{folder / 'raw'}: expected each TRANSACTION_ID once, found "
@@ -48,9 +49,9 @@ def read_payments(folder: Path) -> Payments:
     return Payments(
         payment,
         sorted_columns["TX_DATETIME"],
-        sorted_columns["CUSTOMER_ID"].astype(np.int64),
-        sorted_columns["TERMINAL_ID"].astype(np.int64),
-        sorted_columns["TX_AMOUNT"].astype(np.float64),
+        sorted_columns["CUSTOMER_ID"],
+        sorted_columns["TERMINAL_ID"],
+        sorted_columns["TX_AMOUNT"],
         sorted_columns["TX_FRAUD"] == 1,
         sorted_columns[SCENARIO].astype(np.int8),
     )
@@ -79,8 +80,35 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
     found["TX_DATETIME"] = found["TX_DATETIME"].astype("datetime64[ms]").astype(np.int64)
     if not np.isin(found["TX_FRAUD"], (0, 1)).all():
         raise EddyError(f"{path}: expected 0 or 1 in TX_FRAUD, found other values")
-    if not np.isfinite(found["TX_AMOUNT"].astype(np.float64)).all():
-        raise EddyError(f"{path}: expected finite numbers in TX_AMOUNT, found others")
+    found["TX_AMOUNT"] = _numbers(path, "TX_AMOUNT", found["TX_AMOUNT"])
+    for name in ("TRANSACTION_ID", "CUSTOMER_ID", "TERMINAL_ID"):
+        found[name] = _whole(path, name, found[name])
     if SCENARIO not in found:
         found[SCENARIO] = np.where(found["TX_FRAUD"] == 1, -1, 0)
+    found[SCENARIO] = _whole(path, SCENARIO, found[SCENARIO])
     return found
+
+
+def _numbers(path: Path, name: str, values: NDArray[Any]) -> NDArray[np.float64]:
+    try:
+        numbers = values.astype(np.float64)
+    except (TypeError, ValueError):
+        numbers = np.array([np.nan])
+    if not np.isfinite(numbers).all():
+        raise EddyError(f"{path}: expected finite numbers in {name}, found others")
+    return numbers
+
+
+def _whole(path: Path, name: str, values: NDArray[Any]) -> NDArray[np.int64]:
+    """Return whole numbers, also of text that holds such."""
+    try:
+        whole = values.astype(np.int64)
+        fits = values.dtype.kind == "O" or bool((whole == values).all())
+    except (TypeError, ValueError, OverflowError):
+        fits = False
+    if not fits:
+        raise EddyError(
+            f"{path}: expected whole numbers in {name}, found others ({values.dtype}, first"
+            f" {values[0]!r}); number the identifiers"
+        )
+    return whole

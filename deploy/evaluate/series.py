@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -20,11 +21,11 @@ Window = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One metric in order of time.
+    """One metric, row by row as the detector sees it.
 
     Attributes:
         name: of the series or entity.
-        time_ms: int64[n], event time, never decreasing.
+        time_ms: int64[n], event time.
         value: float64[n]; NaN where it is missing.
     """
 
@@ -40,19 +41,23 @@ class NabCorpus:
     Attributes:
         series: in order of their names.
         labels: of the same series, in the same order.
+        unlabelled: names of series in `data` that the labels do not know: they are left out.
     """
 
     series: tuple[Series, ...]
     labels: tuple[Labelled, ...]
+    unlabelled: tuple[str, ...] = ()
 
 
 def read_nab(folder: Path) -> NabCorpus:
     """Read `folder/data/*/*.csv` and the windows of `folder/labels/combined_windows.json`.
 
-    The labels may name series that the folder does not hold: they are of other parts.
+    Rows stay in the order of the file, which is the order NAB scores them in: some of its series
+    repeat an hour. The labels may name series that the folder does not hold, which are of other
+    parts, and lack some that it holds, which cannot be judged.
 
     Raises:
-        EddyError: A part is missing, a series is not labelled, or a file is not as NAB writes it.
+        EddyError: A part is missing, no series is labelled, or a file is not as NAB writes it.
     """
     labels_path = folder / "labels" / "combined_windows.json"
     paths = sorted((folder / "data").glob("*/*.csv"))
@@ -67,15 +72,23 @@ def read_nab(folder: Path) -> NabCorpus:
         windows = json.loads(labels_path.read_text("utf-8"))
     except ValueError as error:
         raise EddyError(f"{labels_path}: expected JSON, {error}") from None
-    series, labels = [], []
+    if not isinstance(windows, dict):
+        raise EddyError(f"{labels_path}: expected an object of windows by series, found none")
+    series, labels, unlabelled = [], [], []
     for path in paths:
         name = f"{path.parent.name}/{path.name}"
         if name not in windows:
-            raise EddyError(f"{labels_path}: no entry {name}; each series needs its windows or []")
+            unlabelled.append(name)
+            continue
         one = _read_nab_series(path, name)
         series.append(one)
         labels.append(_labelled(one, windows[name], labels_path))
-    return NabCorpus(tuple(series), tuple(labels))
+    if not series:
+        raise EddyError(
+            f"{labels_path}: no entry {unlabelled[0]}, nor of any other of the {len(unlabelled)}"
+            " series; a series needs its windows or []"
+        )
+    return NabCorpus(tuple(series), tuple(labels), tuple(unlabelled))
 
 
 def read_metrics(path: Path) -> list[Series]:
@@ -112,32 +125,56 @@ def _read_nab_series(path: Path, name: str) -> Series:
     for number, (_, time, value) in enumerate(_csv_rows(path, "timestamp"), 1):
         times.append(_time_ms(time, f"{path}, row {number}"))
         values.append(_value(value, f"{path}, row {number}"))
-    time_ms = np.array(times, np.int64)
-    if len(times) == 0 or (np.diff(time_ms) < 0).any():
-        raise EddyError(f"{path}: expected rows in order of time, found {len(times)} that are not")
-    return Series(name, time_ms, np.array(values))
+    if not times:
+        raise EddyError(f"{path}: expected rows below the header, found none")
+    return Series(name, np.array(times, np.int64), np.array(values))
 
 
-def _labelled(series: Series, windows: list[list[str]], path: Path) -> Labelled:
+def _labelled(series: Series, windows: object, path: Path) -> Labelled:
+    where = f"{path}, {series.name}"
+    pairs = isinstance(windows, list) and all(isinstance(w, list) and len(w) == 2 for w in windows)
+    if not isinstance(windows, list) or not pairs:
+        raise EddyError(f"{where}: expected windows as a list of [start, end], found {windows!r}")
     rows = []
-    for window in windows:
-        start, end = (_time_ms(moment, f"{path}, {series.name}") for moment in window)
-        inside = np.flatnonzero((series.time_ms >= start) & (series.time_ms <= end))
-        if len(inside) == 0:
-            raise EddyError(f"{path}: {series.name} has no row between {window[0]} and {window[1]}")
-        rows.append((int(inside[0]), int(inside[-1])))
+    for start, end in windows:
+        found = _window_rows(series.time_ms, _time_ms(start, where), _time_ms(end, where))
+        if found is None:
+            raise EddyError(f"{path}: {series.name} has no row between {start} and {end}")
+        rows.append(found)
     try:
         return Labelled(series.name, len(series.value), tuple(sorted(rows)))
     except ValueError as error:
         raise EddyError(f"{path}: {error}") from None
 
 
+def _window_rows(time_ms: NDArray[np.int64], start: int, end: int) -> Window | None:
+    """Return first and last row of a window; None where no row lies within.
+
+    As NAB does, a window begins at the first row of its first time and ends at the first row of its
+    last: where a time is repeated, the repetition is outside. Where no row has just that time, the
+    nearest within counts.
+    """
+    inside = np.flatnonzero((time_ms >= start) & (time_ms <= end))
+    if len(inside) == 0:
+        return None
+    starts = np.flatnonzero(time_ms == start)
+    first = int(starts[0] if len(starts) else inside[0])
+    ends = np.flatnonzero(time_ms[first:] == end)
+    return first, first + int(ends[0]) if len(ends) else int(inside[-1])
+
+
 def _csv_rows(path: Path, time_column: str = "time") -> Iterator[tuple[str, object, object]]:
-    with path.open(encoding="utf-8", newline="") as file:
+    try:
+        text = path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise EddyError(f"{path}: expected a CSV file in UTF-8, {error}") from None
+    with io.StringIO(text, newline="") as file:
         reader = csv.reader(file)
         columns = next(reader, [])
         entity, time, value = _places(columns, time_column, path)
         for number, row in enumerate(reader, 1):
+            if not row:  # an empty line
+                continue
             if len(row) != len(columns):
                 raise EddyError(
                     f"{path}, row {number}: expected {len(columns)} fields, found {len(row)}"

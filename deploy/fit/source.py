@@ -7,6 +7,7 @@ would send to the dead letters is counted here.
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -190,7 +191,7 @@ def _lines(path: Path, suffix: str) -> Iterator[bytes]:
             for line in lines:
                 if text := line.strip():
                     yield text
-    except OSError as error:
+    except (OSError, EOFError, zlib.error) as error:  # the last two: cut off or damaged
         raise EddyError(f"--from: {path} cannot be read: {error}") from None
 
 

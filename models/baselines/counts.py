@@ -5,7 +5,8 @@ of the weekly profile), lambda is gamma with the population as prior. The window
 buckets; lambda is learned only from buckets that have left it, so the count in the window is
 negative binomial given what is known, and its p-value honest. The event at hand, and the entity's
 first, are not counted: given that an event happens now, the others of a Poisson process are as ever
-(Slivnyak's theorem).
+(Slivnyak's theorem). Until an entity has been known for a whole bucket, too many events are judged
+as if it had: the p-value is then too large, never too small.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from numba import njit
 from numpy.typing import NDArray
 
 from models.baselines.component import Component
-from models.baselines.renewal import HOURS, cumulative_profile, operational_s
+from models.baselines.renewal import HOURS, MIN_GAP_S, cumulative_profile, operational_s
 from models.baselines.tails import log_complement, log_negative_binomial_sf, surprise
 
 BUCKETS = 8
+MIN_GAP_HOURS = MIN_GAP_S / 3600.0
 MAX_EMPTY = 4096  # buckets of an absence that are learned from; a longer one counts as so many
 
 COUNTS_STATE = np.dtype(
@@ -106,13 +108,17 @@ def _walk(state, row, fresh, time_ms, value, mark, partner, p, out):  # type: ig
             _leave(entity, k - BUCKETS, p)
         entity["bucket"] = bucket
         from_ms = max((bucket - BUCKETS + 1) * p.bucket_ms, entity["first_ms"])
-        exposure = _exposure(from_ms, time_ms[i], p.cumulative)
+        exposure = max(_exposure(from_ms, time_ms[i], p.cumulative), MIN_GAP_HOURS)
+        # Too many is too many for a whole bucket: an entity's first events, all of one second as
+        # many stamps are, would else be infinitely many per hour.
+        bucket_end_ms = max(time_ms[i], from_ms + p.bucket_ms)
+        at_least = max(_exposure(from_ms, bucket_end_ms, p.cumulative), MIN_GAP_HOURS)
         count = 0.0
         for k in range(BUCKETS):
             count += entity["count"][k]
         shape, rate = entity["shape"], entity["rate"]
         above = log_negative_binomial_sf(count + 1.0, shape, rate, exposure)
-        out[i, 0] = surprise(log_negative_binomial_sf(count, shape, rate, exposure))
+        out[i, 0] = surprise(log_negative_binomial_sf(count, shape, rate, at_least))
         out[i, 1] = surprise(log_complement(above))
         out[i, 2] = shape / rate * exposure
         entity["count"][bucket % BUCKETS] += 1.0

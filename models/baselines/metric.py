@@ -9,6 +9,9 @@ The score is the largest weighted strength of the views over `threshold`, so tha
 
 A high score opens an incident. For `quiet_events` observations after it only a score that is
 `escalation` times as high is told; all others are 0.
+
+What votes where surprises are fused is `alarm`, the score in nats; `surprise`, which knows neither
+weights nor incidents, is told beside it.
 """
 
 from __future__ import annotations
@@ -32,10 +35,14 @@ from models.baselines.metric_views import (
     gain,
     observe,
 )
+from models.baselines.tails import MAX_SURPRISE
 
 VERSION = 1
-TELLS = ("surprise", "score", "typical", "low", "high", "view")
-SURPRISE, SCORE, TYPICAL, LOW, HIGH, VIEW = range(len(TELLS))
+TELLS = ("surprise", "score", "typical", "low", "high", "view", "alarm")
+SURPRISE, SCORE, TYPICAL, LOW, HIGH, VIEW, ALARM = range(len(TELLS))
+# -log p that a score of 1 stands for: p = 1e-6. An uncalibrated surprise is taken at half its word,
+# so that at false_alerts_per_million = 1000 alerts are just the scores above 1.
+ALARM_NATS = -math.log(1e-6)
 
 VALUE_LIMIT = 1e15  # beyond it a value counts as missing: profiles are single precision
 STRENGTH_LIMIT = 100.0  # ranges; a constant that changes leaves a range of nothing
@@ -214,6 +221,7 @@ def score_event(record, time_ms, value, p, views, out):  # type: ignore[no-untyp
     """
     out[:] = np.nan
     out[SURPRISE] = 0.0
+    out[ALARM] = 0.0
     if record.events > 0:
         expected_band(record, out)
     if not abs(value) <= VALUE_LIMIT:
@@ -233,7 +241,9 @@ def score_event(record, time_ms, value, p, views, out):  # type: ignore[no-untyp
             best = p.weights[view] * strength
             out[VIEW] = view
     out[SURPRISE] = record_surprise(strongest, record.events, len(VIEWS))
-    out[SCORE] = incident_score(record, best / p.threshold, p)
+    score = incident_score(record, best / p.threshold, p)
+    out[SCORE] = score
+    out[ALARM] = min(ALARM_NATS * score, MAX_SURPRISE)
 
 
 @njit(cache=True, nogil=True)
@@ -300,4 +310,4 @@ def metric_component(parameters: MetricParameters | None = None) -> Component:
             "expected threshold > 0, quiet_events >= 0 and escalation >= 1, found"
             f" {p.threshold}, {p.quiet_events} and {p.escalation}"
         )
-    return Component("metric", VERSION, STATE, TELLS, ("surprise",), p, walk)
+    return Component("metric", VERSION, STATE, TELLS, ("alarm",), p, walk)

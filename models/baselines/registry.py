@@ -109,7 +109,7 @@ REGISTRY: dict[str, Entry] = {
     "level": _structural("level"),
     "trend": _structural("trend"),
     "season": _structural("season"),
-    "metric": Entry(_built("metric"), {"surprise": _metric_text}, ("typical", "low", "high")),
+    "metric": Entry(_built("metric"), {"alarm": _metric_text}, ("typical", "low", "high")),
     "value": Entry(
         _built("value"),
         {

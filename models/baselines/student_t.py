@@ -7,10 +7,10 @@ import math
 from numba import njit
 
 from models.baselines.renewal import log_normal_log_survival
+from models.baselines.tails import log_sum, surprise
 
 GAUSSIAN_DOF = 1e6  # from here on a Student-t is a normal to single precision
 SQUARE_LIMIT = 100.0
-SURPRISE_LIMIT = 1e30  # nats; single precision ends at 3e38
 _LOG_2 = math.log(2.0)
 
 
@@ -52,8 +52,8 @@ def cut_off(limit, dof):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def two_sided_surprise(score):  # type: ignore[no-untyped-def]
-    """Return -log P(|N(0, 1)| > |score|), nats, 0 to SURPRISE_LIMIT."""
-    return min(max(-log_normal_log_survival(abs(score)) - _LOG_2, 0.0), SURPRISE_LIMIT)
+    """Return -log P(|N(0, 1)| > |score|), nats, 0 to MAX_SURPRISE."""
+    return surprise(log_normal_log_survival(abs(score)) + _LOG_2)
 
 
 @njit(cache=True)
@@ -67,14 +67,8 @@ def robust_weight(deviate, dof):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _log_sum(a, b):  # type: ignore[no-untyped-def]
-    """Return log(exp(a) + exp(b))."""
-    return max(a, b) + math.log1p(math.exp(-abs(a - b)))
-
-
-@njit(cache=True)
 def radial_surprise(distance, dof, values):  # type: ignore[no-untyped-def]
-    """Return -log P(D > distance) of a multivariate Student-t, nats, >= 0.
+    """Return -log P(D > distance) of a multivariate Student-t, nats, 0 to MAX_SURPRISE.
 
     D = x' Sigma^-1 x is `values` times an F(values, dof) variable, and P an incomplete beta
     function of w = dof / (dof + distance), closed for 2 and 4 values; 3 follow from 1 by
@@ -96,5 +90,5 @@ def radial_surprise(distance, dof, values):  # type: ignore[no-untyped-def]
         if values == 3 and distance > 0.0:
             log_beta = math.lgamma(half) + math.lgamma(0.5) - math.lgamma(half + 0.5)
             log_root = 0.5 * math.log(distance / (dof + distance))
-            log_p = _log_sum(log_p, log_power + _LOG_2 + log_root - log_beta)
-    return max(-log_p, 0.0)
+            log_p = log_sum(log_p, log_power + _LOG_2 + log_root - log_beta)
+    return surprise(log_p)

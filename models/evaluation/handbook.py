@@ -107,8 +107,8 @@ def split(payments: Payments, test_from_ms: int) -> Split:
     if min(len(chosen.train), len(chosen.test)) == 0:
         raise ValueError(
             f"expected payments in the train and the test week, found {len(chosen.train)} and "
-            f"{len(chosen.test)}; choose --test-from at least {TRAIN_DAYS + DELAY_DAYS} days after "
-            "the first payment and before the last"
+            f"{len(chosen.test)}; choose a test week that begins at least "
+            f"{TRAIN_DAYS + DELAY_DAYS} days after the first payment and before the last"
         )
     return chosen
 

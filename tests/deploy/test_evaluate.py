@@ -163,7 +163,13 @@ def test_the_page(eddy: Run, corpus: Path, tmp_path: Path) -> None:
         (lambda f: (f / "labels/combined_windows.json").write_text("{}"), "no entry a/one.csv"),
         (lambda f: (f / "data/b/3.csv").write_text("time,value\n"), "expected the columns"),
         (lambda f: (f / "data/b/3.csv").write_text("timestamp,value\n1,2,3\n"), "row 1: expected"),
-        (lambda f: (f / "data/b/3.csv").write_text("timestamp,value\n"), "in order of time"),
+        (lambda f: (f / "data/b/3.csv").write_text("timestamp,value\n"), "below the header"),
+        (lambda f: (f / "data/b/3.csv").write_bytes(b"\xff\xfe"), "expected a CSV file in UTF-8"),
+        (lambda f: (f / "labels/combined_windows.json").write_text("[]"), "expected an object"),
+        (
+            lambda f: (f / "labels/combined_windows.json").write_text('{"a/one.csv": ["x"]}'),
+            "expected windows as a list of",
+        ),
         (
             lambda f: (f / "data/b/3.csv").write_text("timestamp,value\n2026-01-01 00:00:00,x\n"),
             "row 1: expected a number or nothing, found 'x'",
@@ -182,6 +188,76 @@ def test_a_damaged_corpus(
     assert result.code == 1
     assert message in result.err
     assert "Traceback" not in result.err
+
+
+def write_series(folder: Path, name: str, times: list[datetime], windows: list[list[int]]) -> None:
+    """Write one series in NAB's layout with windows from row to row."""
+    path = folder / "data" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    value = np.random.default_rng(3).normal(100.0, 5.0, len(times))
+    value[-100:-95] += 200.0
+    rows = (f"{t:%Y-%m-%d %H:%M:%S},{v:.3f}\n" for t, v in zip(times, value, strict=True))
+    path.write_text("timestamp,value\n" + "".join(rows) + "\n", "utf-8-sig")
+    labels = folder / "labels" / "combined_windows.json"
+    labels.parent.mkdir(exist_ok=True)
+    known = json.loads(labels.read_text("utf-8")) if labels.is_file() else {}
+    known[name] = [[f"{times[row]:%Y-%m-%d %H:%M:%S.%f}" for row in w] for w in windows]
+    labels.write_text(json.dumps(known), "utf-8")
+
+
+def test_series_as_the_other_parts_of_nab_have_them(
+    eddy: Run, corpus: Path, tmp_path: Path
+) -> None:
+    """An hour told twice, times told twice, half hours, holes: none is refused."""
+    other = tmp_path / "other"
+    repeated = [moment(row if row < 700 else row - 12) for row in range(ROWS)]
+    write_series(other, "real/repeated.csv", repeated, [[690, 720], [1_350, 1_450]])
+    twice = [moment(row - row % 2) for row in range(ROWS)]
+    write_series(other, "real/twice.csv", twice, [[1_350, 1_450]])
+    half_hours = [START + timedelta(minutes=30 * row) for row in range(ROWS)]
+    write_series(other, "real/half_hours.csv", half_hours, [[1_350, 1_450]])
+    holes = [moment(row + 3_000 * (row // 400)) for row in range(ROWS)]
+    write_series(other, "real/holes.csv", holes, [[390, 410], [1_350, 1_450]])
+    read = read_nab(other)
+    windows = {one.name: one.windows for one in read.labels}
+    # Row 690 has the time of row 702 as well: a window begins with the first of them.
+    assert windows["real/repeated.csv"] == ((690, 720), (1_350, 1_450))
+    assert windows["real/twice.csv"] == ((1_350, 1_450),)
+    assert windows["real/holes.csv"] == ((390, 410), (1_350, 1_450))
+    named = {one.name: one for one in read.series}
+    steps = np.diff(named["real/repeated.csv"].time_ms)
+    assert (steps < 0).sum() == 1
+    page = tmp_path / "page.html"
+    line = ("evaluate", "nab", "--data", other, "--threshold-from", corpus, "--html", page)
+    result = eddy(*line, "--json")
+    assert result.code == 0, result.err
+    report = json.loads(result.out)
+    assert report["counts"]["standard"]["windows"] == 6
+    assert report["counts"]["standard"]["found"] >= 3
+    component = metric_component()
+    for one in read.series:
+        said = detect(component, one.time_ms, one.value)
+        assert np.isfinite(said.score).all()
+        cut = detect(component, one.time_ms[:720], one.value[:720])
+        np.testing.assert_array_equal(cut.score, said.score[:720])
+
+
+def test_a_window_between_the_rows(corpus: Path) -> None:
+    labels = corpus / "labels" / "combined_windows.json"
+    between = [f"{moment(row) + timedelta(minutes=1)}" for row in (9, 19)]
+    labels.write_text(json.dumps({"a/one.csv": [between]}), "utf-8")
+    assert read_nab(corpus).labels[0].windows == ((10, 19),)
+
+
+def test_a_series_without_labels_is_left_out(eddy: Run, corpus: Path) -> None:
+    labels = corpus / "labels" / "combined_windows.json"
+    known = json.loads(labels.read_text("utf-8"))
+    del known["a/two.csv"]
+    labels.write_text(json.dumps(known), "utf-8")
+    result = eddy("evaluate", "nab", "--data", corpus, "--json")
+    assert result.code == 0, result.err
+    assert "left out, as the labels lack them: a/two.csv" in result.err
+    assert set(json.loads(result.out)["series"]) == {"a/one.csv", "b/3.csv"}
 
 
 def test_metrics_of_several_entities(eddy: Run, tmp_path: Path) -> None:
@@ -205,7 +281,7 @@ def test_metrics_of_several_entities(eddy: Run, tmp_path: Path) -> None:
     assert lines[900] in alerts
     assert lines[900]["time"] == "2026-01-08T03:00:00.000Z"
     assert lines[900]["low"] < 100.0 < lines[900]["high"] < lines[900]["value"]
-    only = eddy("evaluate", "metrics", "--from", path, "--alerts")
+    only = eddy("evaluate", "metrics", "--from", path, "--alerts", "--json")
     assert [json.loads(line) for line in only.out.splitlines()] == alerts
     text = page.read_text("utf-8")
     assert text.index("web-1") < text.index("web-2")

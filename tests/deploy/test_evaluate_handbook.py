@@ -13,7 +13,7 @@ import pytest
 from deploy.cli import main
 from deploy.evaluate.handbook_read import read_payments
 from flink_jobs.errors import EddyError
-from models.evaluation.handbook import Payments
+from models.evaluation.handbook import DAY_MS, Payments
 from tests.models.test_handbook import world
 
 
@@ -71,6 +71,11 @@ def test_files_that_are_not_as_expected_are_refused(tmp_path: Path) -> None:
     for changed, message in (
         ({"TX_AMOUNT": None}, "TX_AMOUNT is missing"),
         ({"TX_AMOUNT": np.full(n, np.nan)}, "finite numbers"),
+        ({"TX_AMOUNT": ["much"] * n}, "finite numbers in TX_AMOUNT"),
+        ({"CUSTOMER_ID": ["card-1"] * n}, "whole numbers in CUSTOMER_ID"),
+        ({"TERMINAL_ID": np.full(n, 1.5)}, "whole numbers in TERMINAL_ID"),
+        ({"TRANSACTION_ID": ["x"] * n}, "whole numbers in TRANSACTION_ID"),
+        ({"TX_FRAUD_SCENARIO": ["x"] * n}, "whole numbers in TX_FRAUD_SCENARIO"),
         ({"TX_FRAUD": np.full(n, 2)}, "expected 0 or 1 in TX_FRAUD"),
         ({"TX_DATETIME": payments.time_ms}, "expected timestamps"),
         ({"CUSTOMER_ID": pa.array([None] * n, pa.int64())}, "no missing value"),
@@ -82,6 +87,12 @@ def test_files_that_are_not_as_expected_are_refused(tmp_path: Path) -> None:
     (tmp_path / "raw" / "a.parquet").write_text("no parquet")
     with pytest.raises(EddyError, match="expected a parquet file"):
         read_payments(tmp_path)
+
+
+def test_ids_may_be_text_of_whole_numbers(tmp_path: Path) -> None:
+    payments = world(2, days=6)
+    write(payments, tmp_path, "a.parquet", CUSTOMER_ID=payments.customer.astype(str).tolist())
+    np.testing.assert_array_equal(read_payments(tmp_path).customer, payments.customer)
 
 
 def test_the_command_reports_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,3 +123,31 @@ def test_the_command_names_what_is_wrong(
     ):
         assert main([*arguments, test_from]) == 1
         assert message in capsys.readouterr().err
+
+
+def test_the_command_names_the_week_that_cannot_be_judged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    payments = world(5, days=40)
+    begin = np.datetime64("2018-05-05").astype("datetime64[ms]").astype(np.int64)
+    hole = (payments.time_ms >= begin) & (payments.time_ms < begin + DAY_MS)
+    kept = Payments(*(getattr(payments, name)[~hole] for name in Payments.__slots__))
+    write(kept, tmp_path, "a.parquet")
+    line = ["evaluate", "handbook", "--data", str(tmp_path), "--test-from", "2018-04-25"]
+    for more, message in (
+        (["--week", "2018-04-03"], "--week 2018-04-03: expected payments in the train"),
+        (["--week", "2017-04-03"], "--week 2017-04-03: expected payments before the end"),
+        (["--week", "2018-05-03"], "--week 2018-05-03: expected payments on each day"),
+        (["--week", "2018-05-03"], "found none on 2018-05-05"),
+        (["--week", "someday"], "--week: expected a date"),
+        (["--test-from", "2019-01-01"], "--test-from 2019-01-01: expected payments in the train"),
+    ):
+        assert main([*line, *more]) == 1
+        assert message in " ".join(capsys.readouterr().err.split())
+    write(part(payments, slice(0, 0)), tmp_path, "a.parquet")
+    assert main(line) == 1
+    assert "--test-from 2018-04-25: expected payments" in capsys.readouterr().err
+    honest = np.zeros(len(payments), np.int8)
+    write(payments, tmp_path, "a.parquet", TX_FRAUD=honest, TX_FRAUD_SCENARIO=honest)
+    assert main(line) == 1
+    assert "--test-from 2018-04-25: expected frauds" in capsys.readouterr().err

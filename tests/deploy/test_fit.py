@@ -274,6 +274,8 @@ def test_the_command_writes_prior_and_report(
         ),
         (["--from", "bad.parquet"], "bad.parquet cannot be read"),
         (["--from", "bad.jsonl.gz"], "bad.jsonl.gz cannot be read"),
+        (["--from", "cut.jsonl.gz"], "cut.jsonl.gz cannot be read"),
+        (["--from", "damaged.jsonl.gz"], "damaged.jsonl.gz cannot be read"),
     ],
 )
 def test_what_cannot_be_read_is_said(
@@ -289,6 +291,9 @@ def test_what_cannot_be_read_is_said(
     Path("bad.csv").write_text("payment_id,when\n1,2\n")
     Path("bad.parquet").write_text("no parquet")
     Path("bad.jsonl.gz").write_text("no gzip")
+    whole = gzip.compress(b"no json\n" * 1_000)
+    Path("cut.jsonl.gz").write_bytes(whole[:-12])
+    Path("damaged.jsonl.gz").write_bytes(whole[:10] + b"\xff" * 8 + whole[18:])
     assert main(["fit", *arguments]) == 1
     assert message in capsys.readouterr().err
     assert not list(Path().glob("prior.json*"))

@@ -45,5 +45,5 @@ def test_the_job_gives_the_scores_of_the_harness(stack: StackState, tmp_path: Pa
     assert_scores_of_the_harness([one.json() for one in scores], series)
     assert alerts
     for alert in (one.json()["data"] for one in alerts):
-        assert alert["detector"] == "metric.surprise"
+        assert alert["detector"] == "metric.alarm"
         assert alert["expected_values"]["low"] <= alert["typical"]["value"]

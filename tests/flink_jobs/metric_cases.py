@@ -39,6 +39,7 @@ false_alerts_per_million = 1000
 detectors = ["silence"]
 silence_kinds = []
 min_events = 1
+incident_quiet_s = 1
 
 [detection.partner_kinds]
 

@@ -24,8 +24,10 @@ from flink_jobs.scorer import ShardScorer
 from flink_jobs.scores import SCORE
 from flink_jobs.settings import Settings, SettingsError, load
 from models.baselines.builders import BUILDERS
+from models.baselines.metric import metric_component
 from models.baselines.registry import REGISTRY, Context, label
 from models.detectors import FUSED
+from models.evaluation.detections import detect
 from models.prior import KindPrior
 from tests.flink_jobs.metric_cases import (
     SETTINGS,
@@ -237,12 +239,33 @@ def test_an_alert_of_a_metric_reads_well(tmp_path: Path) -> None:
     assert len(jump) == 1
     data = jump[0]["data"]
     assert isinstance(data, dict)
-    assert data["detector"] == "metric.surprise"
+    assert data["detector"] == "metric.alarm"
     assert data["entity"] == {"kind": "metric", "id": "host-0"}
     low, high = (data["expected_values"][end] for end in ("low", "high"))
     assert low < data["typical"]["value"] < high < data["actual"]["value"]
     text = data["reasons"][0]["text"]
     assert text.startswith(f"value {data['actual']['value']:.6g} where {low:.6g} to {high:.6g} is")
+
+
+@pytest.mark.skipif(not COMPILED, reason="the detector warms up for 200 events")
+def test_alerts_of_a_metric_are_its_scores_above_one(tmp_path: Path) -> None:
+    """With the settings of the guide: weights and incidents are the detector's."""
+    series = hosts(1_500)
+    series[1].value[1_200:1_260] += 30.0
+    series[1].value[1_230] += 900.0
+    found = alerts(play(metric_settings(tmp_path), series))
+    told: set[tuple[object, object]] = set()
+    for alert in found:
+        data = alert["data"]
+        assert isinstance(data, dict)
+        told.add((data["entity"]["id"], data["offset"]))
+    wanted: set[tuple[object, object]] = set()
+    for host, one in enumerate(series):
+        score = detect(metric_component(), one.time_ms, one.value).score
+        wanted |= {(one.name, 3 * int(row) + host) for row in np.flatnonzero(score > 1.0)}
+    assert told == wanted
+    assert ("host-1", 3 * 1_230 + 1) in told
+    assert len(told) == len(found)
 
 
 def test_scores_are_those_that_alerts_are_made_of() -> None:

@@ -142,7 +142,10 @@ def test_odd_log_normals_are_refused() -> None:
 def count_plainly(
     time_ms: NDArray[np.int64], window_ms: int, profile: NDArray[np.float64]
 ) -> list[tuple[float, float, float]]:
-    """(-log P(>=), -log P(<=), expected) by counting the past anew, but for the first."""
+    """(-log P(>=), -log P(<=), expected) by counting the past anew, but for the first.
+
+    As many or more are counted for a whole bucket at least.
+    """
     scaled = profile / profile.mean()
     width = window_ms // BUCKETS
 
@@ -159,13 +162,12 @@ def count_plainly(
         left = float((before < begin).sum())
         count = float((before >= begin).sum())
         shape, rate, exposure = 2.0 + left, 3.0 + hours(first, begin), hours(begin, now)
-        if exposure == 0.0:
-            told.append((0.0 if count == 0 else math.inf, 0.0, 0.0))
-            continue
+        exposure = max(exposure, 1e-3 / 3600.0)
         p = rate / (rate + exposure)
+        whole = rate / (rate + max(hours(begin, max(now, begin + width)), exposure))
         told.append(
             (
-                -stats.nbinom.logsf(count - 1, shape, p),
+                -stats.nbinom.logsf(count - 1, shape, whole),
                 -stats.nbinom.logcdf(count, shape, p),
                 shape / rate * exposure,
             )
@@ -194,6 +196,19 @@ def test_late_events_count_where_their_bucket_is_still_there() -> None:
     assert math.isnan(out[3, 2])
     assert out[3:5, 0].tolist() == [0.0, 0.0]
     assert state["count"][0].sum() == 4.0  # at 19, 20, 21, 22: the one at 2 has no place
+
+
+def test_first_events_of_one_second_are_no_burst() -> None:
+    component = counts_component(24 * HOUR_MS, 2.0, 2.0)
+    for stamps in (np.zeros(6), np.arange(6), 1_000 * (np.arange(6) // 3)):
+        time_ms = (START_MS + stamps).astype(np.int64)
+        out, _ = walk(component, events_of(time_ms, np.zeros(6)))
+        assert np.isfinite(out[1:]).all()
+        assert out[:, 0].max() < 5.0
+        assert out[:, 1].max() < 0.1
+    many = np.full(200, START_MS, np.int64)  # more than three hours hold
+    out, _ = walk(component, events_of(many, np.zeros(200)))
+    assert 20.0 < out[-1, 0] < 1_000.0
 
 
 def test_a_day_of_many_events_is_surprising() -> None:

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from deploy.evaluate.series import read_nab
 from models.baselines.component import NO_MARK, NO_PARTNER, Component
 from models.baselines.metric import (
+    ALARM,
+    ALARM_NATS,
     BELIEVED,
     FORGETTING,
     SCORE,
@@ -44,6 +46,7 @@ from models.baselines.metric_views import (
     WEEK_SMOOTHED,
     observe,
 )
+from models.baselines.tails import MAX_SURPRISE
 from models.evaluation.detections import detect
 from tests.nab_data import needs_nab
 
@@ -215,7 +218,7 @@ def test_records_of_exchangeable_values_are_as_rare_as_said() -> None:
 
 def test_it_names_what_it_tells(component: Component) -> None:
     assert component.tells == TELLS
-    assert component.surprises == ("surprise",)
+    assert component.surprises == ("alarm",)
     assert set(WEIGHTS) == set(VIEWS)
     assert component.state.isalignedstruct
     assert component.state.itemsize == 1_536
@@ -233,10 +236,27 @@ def test_the_first_event(component: Component) -> None:
     out, state = walk(component, times(1), np.array([42.0]))
     assert out[0, SURPRISE] == 0.0
     assert out[0, SCORE] == 0.0
-    assert np.isnan(out[0, SCORE + 1 :]).all()
+    assert np.isnan(out[0, SCORE + 1 : ALARM]).all()
+    assert out[0, ALARM] == 0.0
     assert state["events"][0] == 1
     second, _ = walk(component, times(2)[1:], np.array([43.0]), state=state)
     assert second[0].tolist()[2:5] == [42.0, 42.0, 42.0]
+
+
+def test_the_alarm_is_the_score_in_nats(component: Component) -> None:
+    """Weighted and silenced as the score is; 0 where nothing is scored, and limited."""
+    value = daily(3_000)
+    value[2_000:2_030] += 15.0
+    value[2_500] = np.nan
+    value[2_600] = 1e12
+    out, _ = walk(component, times(3_000), value)
+    score, alarm = out[:, SCORE].astype(np.float64), out[:, ALARM]
+    assert pytest.approx(13.8155, abs=1e-4) == ALARM_NATS
+    wanted = np.minimum(ALARM_NATS * np.nan_to_num(score), MAX_SURPRISE)
+    np.testing.assert_allclose(alarm, wanted, rtol=1e-6)
+    assert ((alarm == 0.0) & (out[:, SURPRISE] > 0.0)).any()
+    assert alarm.max() > ALARM_NATS
+    assert alarm[2_500] == 0.0
 
 
 @pytest.mark.parametrize("missing", [np.nan, np.inf, -np.inf, 1e16])
