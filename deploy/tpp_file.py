@@ -105,12 +105,19 @@ def _numbers(column: pa.ChunkedArray) -> NDArray[np.int64]:
     """Return the sequences' numbers, int64[n]: their ranks where they are no whole numbers."""
     if column.null_count:
         raise ValueError(f"expected a sequence seq in every row, found {column.null_count} without")
-    values = column.to_numpy()
+    values: NDArray[Any] = column.to_numpy()
     if values.dtype.kind == "f" and np.isfinite(values).all() and (values % 1.0 == 0.0).all():
         values = values.astype(np.int64)
-    if values.dtype.kind in "iu" and values.min() >= 0:
-        return values.astype(np.int64)
-    return np.unique(values.astype(str) if values.dtype.kind == "O" else values, False, True)[1]
+    return _whole(values.astype(str) if values.dtype.kind == "O" else values)
+
+
+def _whole(values: NDArray[Any]) -> NDArray[np.int64]:
+    """Return whole numbers from 0 on as they are, int64[n], and other values by their rank."""
+    known = values.dtype.kind in "iu" and values.min() >= 0
+    found: NDArray[np.int64] = (
+        values if known else np.unique(values, return_inverse=True)[1]
+    ).astype(np.int64)
+    return found
 
 
 def _optional(table: pa.Table, name: str) -> NDArray[Any] | None:
@@ -127,13 +134,6 @@ def _optional(table: pa.Table, name: str) -> NDArray[Any] | None:
     if values.dtype.kind == "O":
         values = values.astype(np.float64 if name == "amount" else str)
     return values
-
-
-def _marks(values: NDArray[Any]) -> NDArray[np.int64]:
-    """Return marks as whole numbers from 0 on, int64[n]; other values by their rank."""
-    if values.dtype.kind in "iu" and values.min() >= 0:
-        return values.astype(np.int64)
-    return np.unique(values, return_inverse=True)[1].astype(np.int64)
 
 
 def part_ties(
@@ -199,7 +199,7 @@ def recorded(table: pa.Table) -> Recorded:
         kept[name] = values[order]
     ends = np.flatnonzero(first)[1:]
     times = np.split(time, ends)
-    marks = np.split(_marks(kept["mark"]), ends) if "mark" in kept else None
+    marks = np.split(_whole(kept["mark"]), ends) if "mark" in kept else None
     amounts = np.split(kept["amount"].astype(np.float64), ends) if "amount" in kept else None
     found = {
         int(one): Sequences.join(
