@@ -88,7 +88,8 @@ def train(
         report: told of each step.
 
     Raises:
-        ImportError: torch is missing: run it in the training environment (`make train`).
+        ImportError: torch is missing: run it in the training environment (`make
+            .venv-train/.ready`).
     """
     from models.tpp.training.fit import TrainingConfig
     from models.tpp.training.run import train_and_export

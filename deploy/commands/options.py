@@ -103,7 +103,7 @@ def module(name: str) -> ModuleType:
             raise
         raise EddyError(
             f"this command needs {error.name}, which is not installed; run `make setup`"
-            " (or `make train` for training)"
+            " (or `make .venv-train/.ready` for training)"
         ) from error
 
 

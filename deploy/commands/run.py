@@ -99,13 +99,15 @@ def demo(
 
 
 def train(context: typer.Context) -> None:
-    """Train the intensity model; needs torch, which `make train` installs into .venv-train.
+    """Train the intensity model; needs torch, which `make .venv-train/.ready` installs.
 
     Takes the options of `python -m deploy.train`, such as --seed and --out.
     """
     python = REPOSITORY / ".venv-train" / "bin" / "python"
     if not python.exists():
-        raise EddyError(f"training needs torch in {python.parents[1]}; run `make train`")
+        raise EddyError(
+            f"training needs torch in {python.parents[1]}; run `make .venv-train/.ready`"
+        )
     command = [str(python), "-m", "deploy.train", *context.args]
     path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
     # In place of this process: Ctrl-C and the exit code are those of the training.

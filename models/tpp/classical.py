@@ -206,10 +206,13 @@ class Renewal:
     Attributes:
         law: of the gaps.
         clock: None for the plain one.
+        begins: earliest and latest time at which a simulated sequence begins: not (0, 0) where
+            sequences are pieces of a longer one.
     """
 
     law: GapLaw
     clock: Clock | None = None
+    begins: tuple[float, float] = (0.0, 0.0)
 
     @property
     def name(self) -> str:
@@ -230,7 +233,11 @@ class Renewal:
         """See `Process`."""
         times = [np.cumsum(self.law.sample(events, rng)) for _ in range(sequences)]
         if self.clock is not None:
-            times = [self.clock.unwarp(time) for time in times]
+            clock, starts = self.clock, rng.uniform(*self.begins, sequences)
+            times = [
+                clock.unwarp(clock.shown(start) + time)
+                for start, time in zip(starts, times, strict=True)
+            ]
         return Sequences.join([_parted(time) for time in times])
 
 
@@ -316,5 +323,10 @@ def _multivariate_times(base, branching, decay, events, rng):  # type: ignore[no
 
 
 def best_of(fits: Sequence[Process], data: Sequences) -> Process:
-    """Return the process under which `data` are likeliest."""
-    return min(fits, key=lambda process: mean_nll(process, data))
+    """Return the process under which `data` are likeliest; one that has no answer is the last."""
+
+    def badness(process: Process) -> float:
+        found = mean_nll(process, data)
+        return math.inf if math.isnan(found) else found
+
+    return min(fits, key=badness)

@@ -33,6 +33,7 @@ _BINS = 2_048
 _DEEPEST = 0.9999
 _MOST_MARKS = 8
 _LIMIT = 30.0
+_MOST_DECAYS = 4e9
 
 
 def _best(make: Callable[[_Reals], Process], data: Sequences, starts: list[list[float]]) -> Process:
@@ -46,6 +47,8 @@ def _best(make: Callable[[_Reals], Process], data: Sequences, starts: list[list[
 
     # On some clocks a start is beyond all floats, such as exp(t) at t of 50,000.
     fit_for = [start for start in starts if math.isfinite(loss(np.array(start)))]
+    if not fit_for:
+        raise ValueError("expected a start with a finite likelihood, found none; rescale the times")
     found = [minimise(loss, np.array(start)) for start in fit_for]
     return make(min(found, key=lambda pair: pair[1])[0])
 
@@ -170,7 +173,10 @@ def fit_multivariate_hawkes(data: Sequences) -> Process:
         return -float((log_density + log_mark)[later].mean())
 
     start = [math.log(0.5)] * kinds + [math.log(0.5 / kinds)] * square + [0.0] * square
-    return make(minimise(loss, np.array(start))[0])
+    # 8 kinds are 136 parameters and 64 decays an event: fewer iterations, never hours.
+    price = 2 * len(start) * square * len(data)
+    iterations = int(np.clip(_MOST_DECAYS / price, 5, 200))
+    return make(minimise(loss, np.array(start), iterations)[0])
 
 
 def find_clock(data: Sequences) -> Clock:
@@ -234,8 +240,25 @@ def fit_periodic(data: Sequences, law: str) -> Process:
     return _best(log_normal, data, [[*swing, float(y.mean()), math.log(float(y.std()) + 1e-3)]])
 
 
-def fit_all(data: Sequences) -> list[Process]:
+def _few_marks(parts: tuple[Sequences, ...]) -> bool:
+    """Whether all parts have marks, 2 to 8 kinds in the first, and the others none beside."""
+    marks = [part.mark for part in parts if part.mark is not None]
+    if len(marks) < len(parts):
+        return False
+    most = int(marks[0].max())
+    inside = all(int(mark.min()) >= 0 and int(mark.max()) <= most for mark in marks)
+    return inside and 1 < most + 1 <= _MOST_MARKS
+
+
+def fit_all(data: Sequences, *others: Sequences) -> list[Process]:
     """Return every classical process fitted to `data`.
+
+    One whose likelihood of `data` is no finite number is left out, and so is the multivariate
+    Hawkes process where `others` have marks that `data` have not.
+
+    Args:
+        data: sequences to fit to.
+        others: sequences that the processes will be asked about.
 
     Raises:
         ValueError: there are too few gaps, or all are equal.
@@ -248,18 +271,26 @@ def fit_all(data: Sequences) -> list[Process]:
             f"expected gaps of different lengths, found all within {NARROWEST:.1%} of "
             f"{float(np.median(gap)):g}: a clockwork has no density; round nothing, or add noise"
         )
-    found: list[Process] = [
-        fit_poisson(data),
-        fit_log_normal(data),
-        fit_weibull(data),
-        fit_gamma(data),
-        fit_log_normal_mixture(data),
-        fit_hawkes(data, 1),
-        fit_hawkes(data, 2),
-        fit_self_correcting(data),
-        fit_periodic(data, "poisson"),
-        fit_periodic(data, "log_normal"),
+    fits: list[Callable[[], Process]] = [
+        lambda: fit_poisson(data),
+        lambda: fit_log_normal(data),
+        lambda: fit_weibull(data),
+        lambda: fit_gamma(data),
+        lambda: fit_log_normal_mixture(data),
+        lambda: fit_hawkes(data, 1),
+        lambda: fit_hawkes(data, 2),
+        lambda: fit_self_correcting(data),
+        lambda: fit_periodic(data, "poisson"),
+        lambda: fit_periodic(data, "log_normal"),
     ]
-    if data.mark is not None and 1 < int(data.mark.max()) + 1 <= _MOST_MARKS:
-        found.append(fit_multivariate_hawkes(data))
+    if _few_marks((data, *others)):
+        fits.append(lambda: fit_multivariate_hawkes(data))
+    found: list[Process] = []
+    for fit in fits:
+        try:
+            process = fit()
+        except (ArithmeticError, ValueError, np.linalg.LinAlgError):
+            continue  # on some clocks a family has no finite likelihood; a Poisson process has
+        if math.isfinite(mean_nll(process, data)):
+            found.append(process)
     return found

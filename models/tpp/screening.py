@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.tpp.architecture import EXCESS_LIMIT, Architecture, Layer, Scales, poles
-from models.tpp.classical import Hawkes, Process, Renewal, SelfCorrecting, mean_nll, pit
+from models.tpp.classical import Hawkes, Process, Renewal, SelfCorrecting, best_of, pit
 from models.tpp.classical_fit import find_clock
 from models.tpp.sequences import Sequences, ks_p_value
 
@@ -64,6 +64,8 @@ def _gain(
         x, held = (np.hstack([part[0], part[1]]) if more else part[0] for part in (train, valid))
         beta = np.linalg.lstsq(x, train[2], rcond=None)[0]
         errors.append(float(((valid[2] - held @ beta) ** 2).mean()))
+    if not min(errors) > 0.0:
+        return 0.0
     return 0.5 * math.log(errors[0] / errors[1])
 
 
@@ -95,10 +97,14 @@ def stands(process: Process, data: Sequences) -> bool:
     The compensated gaps must be uniform (Kolmogorov-Smirnov) and not correlate with those before.
     """
     uniform = pit(process, data)
+    if not np.isfinite(uniform).all():
+        return False
     if ks_p_value(uniform) < _REFUTED_P:
         return False
     centred = uniform - uniform.mean()
     variance = float(centred @ centred)
+    if not variance > 0.0:
+        return False
     return all(
         abs(float(centred[lag:] @ centred[:-lag])) / variance
         < _REFUTED_SDS / math.sqrt(len(centred))
@@ -111,12 +117,13 @@ def teacher_of(fits: Sequence[Process], train: Sequences, valid: Sequences) -> P
 
     Its simulations then extend the training data without limit.
     """
-    best = min(fits, key=lambda process: mean_nll(process, valid))
+    best = best_of(fits, valid)
     stable = not isinstance(best, Hawkes) or sum(best.branching) < 1.0
     if isinstance(best, Renewal) and best.clock is not None:
-        # Simulations begin at 0: of pieces of a long sequence they would show one phase alone.
-        begins = float(np.median(train.time[train.starts[:-1]]))
-        stable = begins < _NEAR_START * float(train.scored.mean())
+        begins = train.time[train.starts[:-1]]
+        if float(np.median(begins)) >= _NEAR_START * float(train.scored.mean()):
+            # Pieces of a long sequence: simulations from 0 on would show one phase alone.
+            best = replace(best, begins=(float(begins.min()), float(begins.max())))
     return best if stable and stands(best, train) and stands(best, valid) else None
 
 

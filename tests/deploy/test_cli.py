@@ -439,7 +439,7 @@ def test_train_asks_for_its_environment(
     monkeypatch.setattr(run, "REPOSITORY", tmp_path)
     result = eddy("train", "--seed", "3")
     assert result.code == 1
-    assert "run `make train`" in result.err
+    assert "run `make .venv-train/.ready`" in result.err
     python = tmp_path / ".venv-train" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.touch()

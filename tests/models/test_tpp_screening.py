@@ -43,7 +43,13 @@ def test_only_a_process_that_stands_and_does_not_explode_teaches() -> None:
     assert teacher_of([POISSON], train, valid) is None
     whole = draw(PERIODIC, 4_000, 1, 3).time
     pieces = Sequences.join(np.split(whole, 8))
-    assert teacher_of([PERIODIC], pieces, pieces) is None, "its simulations begin at 0"
+    taught = teacher_of([PERIODIC], pieces, pieces)
+    assert isinstance(taught, Renewal)
+    assert taught.begins == (pieces.time[0], pieces.time[3_500])
+    simulated = draw(taught, 500, 40, 4)
+    begins = simulated.time[simulated.starts[:-1]]
+    assert begins.min() < 0.2 * whole[-1] < 0.6 * whole[-1] < begins.max()
+    assert stands(PERIODIC, simulated)
     at_start = draw(PERIODIC, 500, 8, 3)
     assert teacher_of([PERIODIC], at_start, at_start) is PERIODIC
     assert teacher_of([Hawkes(0.2, (1.2,), (1.0,))], train, valid) is None

@@ -214,7 +214,15 @@ def fit(
         teacher: a classical process whose simulations extend `train`; the architecture must then
             read times only.
         report: told of each look.
+
+    Raises:
+        ValueError: there is a teacher, and the architecture reads marks or amounts.
     """
+    if teacher is not None and (model.form.marks or model.form.amount):
+        raise ValueError(
+            "expected an architecture that reads times only beside a teacher, whose simulations "
+            "have no marks and amounts of the data's; train without one"
+        )
     torch.set_num_threads(1)
     begun = time.monotonic()
     _start(model, train)
