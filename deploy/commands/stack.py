@@ -143,7 +143,8 @@ def down(
     stack.down(root, purge=purge)
     if purge:
         shutil.rmtree(root / "jobs", ignore_errors=True)  # the settings that `eddy run` handed over
-    typer.echo(f"nothing of {root} runs", err=True)
+    data = "its data is removed" if purge else "its data stays (--purge removes it)"
+    typer.echo(f"all servers of {root} are stopped; {data}", err=True)
 
 
 def status(as_json: AsJson = False, root: Root = DEFAULT_ROOT) -> None:
