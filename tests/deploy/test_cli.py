@@ -342,7 +342,7 @@ def test_status_says_whether_the_prior_fits(
 def test_down_without_a_stack_does_nothing(eddy: Run) -> None:
     result = eddy("down", "--purge")
     assert result.code == 0
-    assert result.err == "all servers of .eddy are stopped; its data stays (--purge removes it)\n"
+    assert result.err == "all servers of .eddy are stopped; its data is removed\n"
 
 
 # ---- run, demo, bench, train ----
