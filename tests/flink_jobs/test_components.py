@@ -344,8 +344,10 @@ def test_a_component_joins_an_old_state_and_begins_from_the_prior() -> None:
 
 
 def test_what_was_decided_before_a_component_joined_stays_decided() -> None:
-    chosen = ("detection.detectors=silence", "detection.silence_kinds=", "state.page_rows=64")
-    chosen += ("state.log_min_bytes=1000000",)
+    chosen = (
+        *("detection.detectors=silence", "detection.silence_kinds=", "state.page_rows=64"),
+        "state.log_min_bytes=1000000",
+    )
     later = [Event(1830.0 + 0.1 * i, 10.0 * (1 + i % 2), user="u-1", offset=31 + i) for i in (0, 1)]
     store = DictStore()
     plain = scorer_of(settings_of(*chosen), store)
