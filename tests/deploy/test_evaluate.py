@@ -233,11 +233,11 @@ def test_series_as_the_other_parts_of_nab_have_them(
     assert result.code == 0, result.err
     report = json.loads(result.out)
     assert report["counts"]["standard"]["windows"] == 6
-    assert report["counts"]["standard"]["found"] >= 3
     component = metric_component()
     for one in read.series:
         said = detect(component, one.time_ms, one.value)
         assert np.isfinite(said.score).all()
+        assert said.score[1_400] >= 1.0
         cut = detect(component, one.time_ms[:720], one.value[:720])
         np.testing.assert_array_equal(cut.score, said.score[:720])
 
