@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -185,6 +186,8 @@ def test_a_mixture_fits_at_least_as_well_as_its_law() -> None:
     assert mean_nll(found, data) < mean_nll(MIXTURE, data)
     assert mean_nll(found, data) > mean_nll(MIXTURE, data) - 0.01
     assert best_of([POISSON, found, LOG_NORMAL], data) is found
+    silent = Hawkes(math.nan, (0.5,), (1.0,))
+    assert best_of([silent, found], data) is found
 
 
 def test_too_little_and_clockwork_are_refused() -> None:
@@ -196,6 +199,32 @@ def test_too_little_and_clockwork_are_refused() -> None:
         classical_fit.fit_multivariate_hawkes(draw(POISSON, 200, 1, 1))
     with pytest.raises(ValueError, match="expected marks from 0 to 1, found None"):
         CROSS.score(draw(POISSON, 10, 1, 1))
+
+
+def test_a_fit_by_marks_needs_marks_that_all_parts_share() -> None:
+    data = draw(CROSS, 60, 2, 4)
+    assert data.mark is not None
+    for mark, fitted in ((data.mark, True), (data.mark + 1, False), (None, False)):
+        fits = classical_fit.fit_all(data, replace(data, mark=mark))
+        assert ("multivariate_hawkes" in {fit.name for fit in fits}) is fitted
+        assert all(math.isfinite(mean_nll(fit, data)) for fit in fits)
+
+
+def test_a_family_without_a_finite_likelihood_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def overflows(_: Sequences) -> Process:
+        raise OverflowError("math range error")
+
+    def infinite(_: Sequences) -> Process:
+        return Renewal(Weibull(200.0, 1e-9))
+
+    monkeypatch.setattr(classical_fit, "fit_self_correcting", overflows)
+    monkeypatch.setattr(classical_fit, "fit_gamma", infinite)
+    names = [fit.name for fit in classical_fit.fit_all(draw(POISSON, 120, 1, 2))]
+    assert len(names) == 8
+    assert not {"self_correcting", "gamma"} & set(names)
+    data = draw(POISSON, 120, 1, 2)
+    with pytest.raises(ValueError, match="a start with a finite likelihood, found none"):
+        classical_fit._best(lambda _: infinite(data), data, [[0.0]])
 
 
 def test_the_likeliest_family_is_the_simulated_one() -> None:

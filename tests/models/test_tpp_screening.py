@@ -32,6 +32,9 @@ def test_a_true_process_stands_and_false_ones_do_not() -> None:
     assert stands(HAWKES, data)
     assert not stands(POISSON, data)
     rng = np.random.default_rng(1)
+    lone = Sequences(np.array([1.0, 2.0]), np.array([0, 2]))
+    assert not stands(POISSON, lone), "one gap says nothing"
+    assert not stands(Hawkes(np.nan, (0.5,), (1.0,)), data)
     # Of the right law, each gap but repeated: only the order refutes it.
     repeated = Sequences.join([np.cumsum(np.repeat(rng.exponential(size=500), 2))])
     assert not stands(POISSON, repeated)

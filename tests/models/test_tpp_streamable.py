@@ -152,6 +152,9 @@ def test_heads_that_are_not_there_are_refused() -> None:
         twin.decoder.begin_at(LogNormalMixture((1.0,), (0.0,), (1.0,)))
     with pytest.raises(TypeError, match="only a linear recurrence runs in the stream"):
         stream_weights(references.gru(PLAIN))
+    data = events(50, 2)
+    with pytest.raises(ValueError, match="that reads times only beside a teacher"):
+        fit(model(MARKED), data, data, _short(1), Hawkes(0.2, (0.5,), (1.0,)))
 
 
 def test_the_mixture_begins_at_the_best_one_without_history() -> None:

@@ -224,6 +224,7 @@ def fit(
             "have no marks and amounts of the data's; train without one"
         )
     torch.set_num_threads(1)
+    _compile(model, train, teacher)
     begun = time.monotonic()
     _start(model, train)
     average = copy.deepcopy(model)
@@ -269,6 +270,16 @@ def fit(
             break
     average.load_state_dict(best_state)
     return average.eval(), looks
+
+
+def _compile(model: Model, train: Sequences, teacher: Process | None) -> None:
+    """Call every kernel of a step once: compiling them takes half a minute, not of the budget."""
+    if teacher is not None:
+        teacher.simulate(2, 1, np.random.default_rng(0))
+    # Without dropout, on a copy: neither torch's generator nor the model moves.
+    copied = copy.deepcopy(model).eval()
+    losses = copied.losses(prepare(train.take(np.array([0])), model.form))
+    torch.stack([part.sum() for part in losses.values()]).sum().backward()
 
 
 def _learn(model: Model, events: Events, optimiser: torch.optim.Optimizer) -> None:
