@@ -40,7 +40,9 @@ SHARD_BATCH = Types.ROW([Types.INT(), BYTES])  # shard, encoded EventBatch
 DEAD_LETTERS = OutputTag("dead-letters", MESSAGE)
 
 PARTITION_SHIFT = 48  # a record's place is partition << 48 | offset: one number less to cross over
-COLLECT_MS = 4  # how soon to look again for answers that are under way
+# How soon to look for an answer that is under way: each look crosses over to Python in a bundle of
+# its own, so under load, when answers take their time, they must be few.
+COLLECT_MS = (4, 64)
 IDLE_MS = 1_000  # how often an idle shard looks at the clock
 LIVE_LAG_MS = 60_000  # a stream whose newest event is older than this is history, and has no clock
 
@@ -126,6 +128,7 @@ class ScoreOperator(KeyedProcessFunction):
         self._state = context.get_map_state(MapStateDescriptor("shard", Types.LONG(), BYTES))
         self._shards: dict[int, ShardScorer] = {}
         self._collect_at: dict[int, int] = {}
+        self._collect_ms: dict[int, int] = {}
         self._idle_at: dict[int, int] = {}
         self._seen: dict[int, tuple[int, int]] = {}
         sink = self._settings.sink
@@ -151,10 +154,13 @@ class ScoreOperator(KeyedProcessFunction):
         """Collect the last answers; in a live stream that stands, let event time go on."""
         shard = ctx.get_current_key()
         scorer = self._scorer(shard)
+        waiting = scorer.in_flight
         yield from self._messages(scorer.collect())
         now_ms = _now_ms()
-        if timestamp >= self._collect_at.get(shard, 0):
-            self._collect_at.pop(shard, None)
+        if shard in self._collect_at and timestamp >= self._collect_at[shard]:
+            del self._collect_at[shard]
+            if waiting:
+                self._pace(shard, in_vain=scorer.in_flight == waiting)
         if timestamp >= self._idle_at.get(shard, 0):
             self._idle_at.pop(shard, None)
             yield from self._messages(self._idle(shard, scorer, now_ms))
@@ -183,10 +189,16 @@ class ScoreOperator(KeyedProcessFunction):
             return ()
         return scorer.tick(watermark_ms + now_ms - since_ms - IDLE_MS)
 
+    def _pace(self, shard: int, in_vain: bool) -> None:
+        """Look later where the last look came too soon, and sooner where it did not."""
+        soonest, latest = COLLECT_MS
+        now = self._collect_ms.get(shard, soonest)
+        self._collect_ms[shard] = min(2 * now, latest) if in_vain else max(now - now // 4, soonest)
+
     def _set_timers(self, shard: int, scorer: ShardScorer, now_ms: int, timers: Any) -> None:
         if scorer.in_flight and shard not in self._collect_at:
-            self._collect_at[shard] = now_ms + COLLECT_MS
-            timers.register_processing_time_timer(now_ms + COLLECT_MS)
+            self._collect_at[shard] = now_ms + self._collect_ms.get(shard, COLLECT_MS[0])
+            timers.register_processing_time_timer(self._collect_at[shard])
         if shard not in self._idle_at:
             self._idle_at[shard] = now_ms + IDLE_MS
             timers.register_processing_time_timer(now_ms + IDLE_MS)
