@@ -237,7 +237,8 @@ class Renewal:
         if self.clock is not None:
             clock = self.clock
             # Even on the clock that swings: a piece of n events is long where events are rare.
-            starts = rng.uniform(*(clock.shown(time) for time in self.begins), sequences)
+            earliest, latest = (clock.shown(time) for time in self.begins)
+            starts = rng.uniform(earliest, latest, sequences)
             times = [clock.unwarp(start + time) for start, time in zip(starts, times, strict=True)]
         return Sequences.join([_parted(time) for time in times])
 
