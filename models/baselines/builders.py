@@ -48,18 +48,21 @@ SHAPES = (0.3, 0.5, 0.7, 1.0, 1.5, 2.5, 4.0, 8.0)  # of gaps, from bursts to clo
 MARK_STRENGTH = 8.0  # events that equal odds of the marks are worth in each context
 
 
-def _value(context: Context, name: str) -> Component:
-    prior = context.prior
+def _conjugate(prior: KindPrior) -> dict[str, float]:
+    """Return the prior of a value's mean and variance, by the names of the components' fields."""
     shape = 0.5 * VALUE_PRIOR_EVENTS
-    parameters = ValueParameters(
-        mean=prior.value_mean,
-        mean_events=prior.value_within_var / prior.value_between_var,
-        shape=shape,
-        scale=shape * prior.value_within_var,
-        discount=DISCOUNT,
-        clip=CLIP,
-        var_floor=VAR_FLOOR,
-    )
+    return {
+        "mean": prior.value_mean,
+        "mean_events": prior.value_within_var / prior.value_between_var,
+        "shape": shape,
+        "scale": shape * prior.value_within_var,
+        "var_floor": VAR_FLOOR,
+    }
+
+
+def _value(context: Context, name: str) -> Component:
+    conjugate = _conjugate(context.prior)
+    parameters = ValueParameters(**conjugate, discount=DISCOUNT, clip=CLIP)
     return value_component(parameters, name)
 
 
@@ -80,17 +83,8 @@ def _tail(context: Context, name: str) -> Component:
 
 
 def _change(context: Context, name: str) -> Component:
-    prior = context.prior
-    shape = 0.5 * VALUE_PRIOR_EVENTS
-    parameters = ChangeParameters(
-        mean=prior.value_mean,
-        mean_events=prior.value_within_var / prior.value_between_var,
-        shape=shape,
-        scale=shape * prior.value_within_var,
-        hazard=HAZARD,
-        recent=RECENT,
-        var_floor=VAR_FLOOR,
-    )
+    conjugate = _conjugate(context.prior)
+    parameters = ChangeParameters(**conjugate, hazard=HAZARD, recent=RECENT)
     return change_point_component(parameters, name)
 
 

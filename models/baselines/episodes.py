@@ -16,7 +16,7 @@ import numpy as np
 from numba import njit
 
 from models.baselines.component import Component
-from models.baselines.value import bounded, value_predict
+from models.baselines.value import bounded, value_begin, value_predict
 
 LOG_ODDS_LIMIT = 50.0  # nats; double precision tells no probability beyond it from 0 or 1
 
@@ -91,10 +91,7 @@ def _walk(state, row, fresh, time_ms, value, mark, partner, p, out):  # type: ig
     for i in range(len(row)):
         entity = state[row[i]]
         if fresh[i] or entity["events"] == 0.0:
-            entity["mean"] = p.mean
-            entity["events"] = p.mean_events
-            entity["shape"] = p.shape
-            entity["scale"] = p.scale
+            value_begin(entity, p)
             entity["attack"] = p.onset / (p.onset + p.end)
         y = value[i]
         if not math.isfinite(y):

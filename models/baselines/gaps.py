@@ -24,7 +24,7 @@ from models.baselines.component import Component
 from models.baselines.episodes import log_t_density
 from models.baselines.renewal import HOURS, MIN_GAP_S, cumulative_profile, operational_s
 from models.baselines.tails import log_beta_cdf, log_complement, log_sum, log_t_sf, surprise
-from models.baselines.value import value_predict
+from models.baselines.value import value_begin, value_predict
 
 MAX_SHAPES = 8
 GAMMA = 0
@@ -138,10 +138,7 @@ def _walk_log_normal(state, row, fresh, time_ms, value, mark, partner, p, out): 
     for i in range(len(row)):
         entity = state[row[i]]
         if fresh[i] or entity["events"] == 0.0:
-            entity["mean"] = p.mean
-            entity["events"] = p.mean_events
-            entity["shape"] = p.shape
-            entity["scale"] = p.scale
+            value_begin(entity, p)
             entity["last_ms"] = time_ms[i]
             _silent(out, i, math.exp(p.mean))
             continue

@@ -76,15 +76,21 @@ def bounded(y):  # type: ignore[no-untyped-def]
     return min(max(y, -FARTHEST), FARTHEST)
 
 
+@njit(cache=True)
+def value_begin(entity, p):  # type: ignore[no-untyped-def]
+    """Give a record the prior of its mean and variance."""
+    entity["mean"] = p.mean
+    entity["events"] = p.mean_events
+    entity["shape"] = p.shape
+    entity["scale"] = p.scale
+
+
 @njit(cache=True, nogil=True)
 def _walk(state, row, fresh, time_ms, value, mark, partner, p, out):  # type: ignore[no-untyped-def] # noqa: ARG001
     for i in range(len(row)):
         entity = state[row[i]]
         if fresh[i] or entity["events"] == 0.0:
-            entity["mean"] = p.mean
-            entity["events"] = p.mean_events
-            entity["shape"] = p.shape
-            entity["scale"] = p.scale
+            value_begin(entity, p)
         level, spread, dof = value_predict(
             entity["mean"], entity["events"], entity["shape"], entity["scale"], p.var_floor
         )
