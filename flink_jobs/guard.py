@@ -20,7 +20,7 @@ SLOWER = 3.0
 SLOWER_BY_MS = 20.0
 FLOOD = 10.0  # alerts of the new version alone, over those of the old one
 FEWEST_ALERTS = 20
-NOTHING = "does not answer"
+NEVER_SENT = ("breaker_open", "in_flight_limit", "not_sent", "closed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,9 @@ class Health:
 
 def no_answer(failed: Health) -> str:
     """Say why a version whose breaker is open is to go."""
-    found = ", ".join(f"{count} x {reason}" for reason, count in failed.failures.most_common(3))
-    return f"it {NOTHING}: {found or 'no request was answered'}"
+    sent = Counter({why: n for why, n in failed.failures.items() if why not in NEVER_SENT})
+    found = ", ".join(f"{count} x {reason}" for reason, count in sent.most_common(3))
+    return f"it does not answer: {found or 'no request was answered'}"
 
 
 def fault(new: Health, old: Health, trials: Iterable[Trial]) -> str:

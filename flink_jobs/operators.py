@@ -20,6 +20,7 @@ from pyflink.datastream import (
 from pyflink.datastream.state import MapState, MapStateDescriptor
 
 from flink_jobs.alerts import ALERT, LATE, Output
+from flink_jobs.breaker import BreakerState
 from flink_jobs.intensity_protocol import NullClient
 from flink_jobs.misfit import register_misfits
 from flink_jobs.model_events import MODEL, ModelEvent
@@ -41,8 +42,9 @@ PARTITION_SHIFT = 48  # a record's place is partition << 48 | offset: one number
 # How soon to look for an answer that is under way: each look crosses over to Python in a bundle of
 # its own, so under load, when answers take their time, they must be few.
 COLLECT_MS = (4, 64)
+BREAKER_STATES: tuple[BreakerState, ...] = ("closed", "half_open", "open")  # as the gauge counts
 MODELS_MS = 900  # how often the rollout file is looked at: at each idle timer
-REPORT_MS = 10_000  # how often a trial is told of
+REPORT_MS = 5_000  # how often a trial is told of
 IDLE_MS = 1_000  # how often an idle shard looks at the clock
 LIVE_LAG_MS = 60_000  # a stream whose newest event is older than this is history, and has no clock
 
@@ -191,7 +193,7 @@ class ScoreOperator(KeyedProcessFunction):
                 warm[digest] = min(warm.get(digest, 1.0), trial.warm)
         events = pool.refresh(warm)
         if pool.serving is not self._serving:
-            self._serving = pool.serving
+            self._serving, self._report_at = pool.serving, now_ms + REPORT_MS
         if self._settings.sink.models_topic is None:
             return
         for event in events:
@@ -263,6 +265,8 @@ class ScoreOperator(KeyedProcessFunction):
             metrics.gauge(name, total(name))
         metrics.gauge("entities", self._entities)
         metrics.gauge("degraded", lambda: int(any(s.degraded for s in self._shards.values())))
+        metrics.gauge("breaker", lambda: BREAKER_STATES.index(self._serving.in_charge.client.state))
+        metrics.gauge("model_version", lambda: self._serving.in_charge.version)
         metrics.gauge("in_flight", lambda: sum(s.in_flight for s in self._shards.values()))
         metrics.gauge("event_lag_ms", self._lag_ms)
         register_misfits(metrics, [m.kind for m in self._models], self._shards.values)

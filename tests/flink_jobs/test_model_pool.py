@@ -113,6 +113,15 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path)
 
 
+def shadow_of(pool: ModelPool) -> int | None:
+    shadow = pool.serving.shadow
+    return None if shadow is None else shadow.version
+
+
+def is_closed(world: World, version: int) -> bool:
+    return world.clients[str(version)].closed
+
+
 def begun(root: Path, seconds_ago: float, world: World) -> None:
     """Let the world's clock stand so long after the last change."""
     at = read_rollout(root).history[-1].at
@@ -132,18 +141,17 @@ def test_a_promoted_version_takes_charge_and_the_old_one_stays_in_its_shadow(wor
     assert event.other == (1, "tpp-1")
     assert pool.serving.in_charge.version == 2
     assert pool.serving.in_charge.memory is None
-    assert pool.serving.shadow is not None
-    assert pool.serving.shadow.version == 1
+    assert shadow_of(pool) == 1
     assert {m.version for m in pool.serving.models} == {1, 2}
     begun(world.root, 601.0, world)
     assert pool.refresh({}) == []
-    assert pool.serving.shadow is None
-    assert not world.clients["1"].closed, "there must be a way back"
+    assert shadow_of(pool) is None
+    assert not is_closed(world, 1), "there must be a way back"
 
 
 def begin_with_one(world: World) -> None:
     """Put version 1 in charge though 2 is there."""
-    text = {
+    text: dict[str, object] = {
         "form": 1, "in_charge": 1, "base": 1, "shadow": None, "previous": None,
         "generation": 1, "history": [],
     }  # fmt: skip
@@ -218,7 +226,7 @@ def test_a_calibration_upon_other_moments_is_refused(world: World) -> None:
     pool = two_versions(world, gap_mean=5.0)
     put_in_shadow(world.root, 2)
     assert pool.refresh({}) == []
-    assert pool.serving.shadow is None
+    assert shadow_of(pool) is None
     promote(world.root, 2)
     (event,) = pool.refresh({})
     assert event.type == "refused"
@@ -249,15 +257,15 @@ def test_a_version_that_nobody_uses_is_closed_after_a_while(world: World) -> Non
     pool.refresh({})
     put_in_shadow(world.root, None)
     pool.refresh({})
-    assert pool.serving.shadow is None
-    assert not world.clients["2"].closed
+    assert shadow_of(pool) is None
+    assert not is_closed(world, 2)
     world.now += REST_S + 1.0
     pool.refresh({})
-    assert world.clients["2"].closed
+    assert is_closed(world, 2)
     shutil.rmtree(world.root / "2")
     assert pool.refresh({}) == []
     pool.close()
-    assert world.clients["1"].closed
+    assert is_closed(world, 1)
 
 
 # -- the guard ------------------------------------------------------------------------------------
@@ -298,7 +306,7 @@ def test_after_the_probation_errors_alone_are_watched(world: World) -> None:
     pool = promoted(world)
     begun(world.root, 700.0, world)
     pool.refresh({})
-    assert pool.serving.shadow is None
+    assert shadow_of(pool) is None
     pool.guard([])
     new, old = world.clients["2"], world.clients["1"]
     new.state, new.answers, old.answers = "open", False, False
@@ -317,7 +325,7 @@ def test_after_the_probation_errors_alone_are_watched(world: World) -> None:
 def test_without_a_guard_nothing_happens(tmp_path: Path) -> None:
     world = World(tmp_path, "triton.guard=false")
     pool = promoted(world)
-    assert pool.serving.shadow is None
+    assert shadow_of(pool) is None
     world.clients["2"].state, world.clients["2"].answers = "open", False
     pool.guard([])
     assert read_rollout(world.root).in_charge == 2
