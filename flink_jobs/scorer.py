@@ -248,11 +248,11 @@ class ShardScorer:
             self._begin_trial()
 
     def _begin_trial(self) -> None:
-        shadow = self.serving.shadow
+        shadow, former = self.serving.shadow, self.trial
         self.trial = None
         if shadow is not None:
             kinds = [model.kind for model in self._models]
-            self.trial = Trial(self.serving.in_charge, shadow, kinds, self._judges)
+            self.trial = Trial(self.serving.in_charge, shadow, kinds, self._judges, former)
 
     def _judges_of(self, serving: Serving) -> list[DecideModel]:
         return [

@@ -50,11 +50,25 @@ class _Rows:
     deadline_ms: NDArray[np.int64]
     used: int
 
+    @classmethod
+    def of(cls, table: Table, slot: int, former: _Rows | None) -> _Rows:
+        """Copy what a table decided, with the predictions of the model in `slot` alone.
+
+        What lies behind the rows in use begins anew before it is read. The memory of `former` is
+        taken over where it fits: to get as much anew takes longer than to fill it.
+        """
+        fits = former is not None and len(former.rows) == len(table.rows)
+        rows = former.rows if fits and former else np.empty(len(table.rows), table.rows.dtype)
+        used = slice(0, table.used)
+        rows[used] = table.rows[used]
+        rows["predicted"][used][rows["predicted"][used] != slot] = 0
+        return cls(rows, table.deadline_ms.copy(), table.used)
+
     def hold(self, table: Table) -> None:
         """Grow with the table; its new rows are unseen."""
         missing = len(table.rows) - len(self.rows)
         if missing > 0:
-            self.rows = np.concatenate([self.rows, np.zeros(missing, self.rows.dtype)])
+            self.rows = np.concatenate([self.rows, np.empty(missing, self.rows.dtype)])
             never = np.full(missing, NEVER_MS)
             self.deadline_ms = np.concatenate([self.deadline_ms, never])
         self.used = table.used
@@ -119,6 +133,7 @@ class Trial:
         shadow: whose are tried.
         kinds: names of the entity kinds.
         judges: by kind, with the calibration of both.
+        former: a trial that is over, whose memory may be used.
 
     Attributes:
         tallies: by kind.
@@ -134,7 +149,11 @@ class Trial:
         shadow: ServedModel,
         kinds: Sequence[str],
         judges: Sequence[DecideModel],
+        former: Trial | None = None,
     ) -> None:
+        self._former: Sequence[_Rows | None] | None = (
+            (former._tables or former._former) if former else None
+        )
         self.in_charge, self.shadow = in_charge, shadow
         self.kinds = list(kinds)
         self._judges = judges
@@ -158,10 +177,10 @@ class Trial:
     def begin(self, tables: Sequence[Table]) -> None:
         """Begin from the decisions so far, of which only the shadow's own predictions are kept."""
         if not self._tables:
-            for table in tables:
-                rows = table.rows.copy()
-                rows["predicted"][rows["predicted"] != self.shadow.slot] = 0
-                self._tables.append(_Rows(rows, table.deadline_ms.copy(), table.used))
+            former = self._former or [None] * len(tables)
+            self._former = None
+            for table, rows in zip(tables, former, strict=True):
+                self._tables.append(_Rows.of(table, self.shadow.slot, rows))
         for mine, table in zip(self._tables, tables, strict=True):
             mine.hold(table)
 
