@@ -28,6 +28,7 @@ from flink_jobs.alerts import (
     silence_alert,
 )
 from flink_jobs.batches import empty_batch, kind_events, known_hashes, place_of
+from flink_jobs.compensators import walk_decided
 from flink_jobs.components import NO_COMPONENTS, EventTells, KindComponents, walk
 from flink_jobs.decide import ALERT, PREDICTION, DecideModel, decide, pack, sweep
 from flink_jobs.intensity_protocol import IntensityClient, Ticket
@@ -386,6 +387,7 @@ class ShardScorer:
         without: Collection[str] = (),
     ) -> NDArray[np.void]:
         model = self._models[k]
+        walk_decided(self.tables[k], model.components, told.core, predictions, told.components)
         components = model.components.surprises(told.components) if told.components else None
         judge = model.decide
         if without:
