@@ -29,6 +29,7 @@ class KindComponents:
         labels: names of all their surprises, in order: the columns after those of the core.
         columns: by component, int64[s], where its surprises stand among what it tells.
         reads_partner: one of them reads the partner's hash.
+        decided: by component, whether it reads compensators: `flink_jobs.compensators` walks it.
     """
 
     components: tuple[Component, ...]
@@ -36,6 +37,7 @@ class KindComponents:
     labels: tuple[str, ...]
     columns: tuple[NDArray[np.int64], ...]
     reads_partner: bool
+    decided: tuple[bool, ...] = ()
 
     @classmethod
     def of(cls, names: Sequence[str], context: Context) -> KindComponents:
@@ -53,6 +55,7 @@ class KindComponents:
             tuple(label(c.name, surprise) for c in components for surprise in c.surprises),
             tuple(np.array([c.tells.index(s) for s in c.surprises], int) for c in components),
             any(REGISTRY[name].reads_partner for name in names),
+            tuple(REGISTRY[name].reads_compensator for name in names),
         )
 
     def labels_of(self, names: Collection[str]) -> list[str]:
@@ -92,7 +95,8 @@ def walk(table: Table, kind: KindComponents, events: KindEvents) -> tuple[NDArra
         events: m events.
 
     Returns:
-        By component, float32[m, len(tells)].
+        By component, float32[m, len(tells)]; of those that read compensators zeros, until
+        `flink_jobs.compensators.walk_decided` fills them.
     """
     if not kind.components:
         return ()
@@ -101,21 +105,37 @@ def walk(table: Table, kind: KindComponents, events: KindEvents) -> tuple[NDArra
     if partner is None:
         partner = np.full(n, NO_PARTNER, np.uint64)
     tells = []
-    begins = np.empty(n, np.bool_)
     # The parts of further encoders' memories stand behind the components'.
-    for component, records, begun in zip(kind.components, table.parts, table.begun, strict=False):
+    for j, component in enumerate(kind.components):
         out = np.zeros((n, len(component.tells)), np.float32)
-        begin_records(events.row, events.fresh, begun, begins)
+        tells.append(out)
+        if kind.decided[j]:
+            continue
+        begins = mark_begun(events.row, events.fresh, table.begun[j])
         component.walk(
-            records, events.row, begins, events.time_ms, events.value, events.mark, partner,
+            table.parts[j], events.row, begins, events.time_ms, events.value, events.mark, partner,
             component.parameters, out,
         )  # fmt: skip
-        tells.append(out)
     return tuple(tells)
 
 
+def mark_begun(
+    row: NDArray[np.int32], fresh: NDArray[np.bool_], begun: NDArray[np.uint8]
+) -> NDArray[np.bool_]:
+    """Return bool[m], whose record begins with each event: the entity's first since it joined.
+
+    Args:
+        row: int32[m].
+        fresh: bool[m], the row begins anew.
+        begun: uint8[capacity], of the component's part; changed.
+    """
+    begins = np.empty(len(row), np.bool_)
+    _begin(row, fresh, begun, begins)
+    return begins
+
+
 @njit(cache=True, nogil=True)
-def begin_records(row, fresh, begun, begins):  # type: ignore[no-untyped-def]
+def _begin(row, fresh, begun, begins):  # type: ignore[no-untyped-def]
     """Let a record begin with the entity's first event, or with its first since it joined."""
     for i in range(len(row)):
         begins[i] = fresh[i] or begun[row[i]] == 0

@@ -31,6 +31,7 @@ from state.table import MARKS, MIXTURE, NEVER_MS
 PREDICTION = np.dtype([("mixture", np.int16, MIXTURE), ("mark_surprise", np.uint8, MARKS)])
 MIXTURE_UNIT = 1024.0
 MARK_UNIT = 16.0
+CAP = 1e4  # of a compensator
 
 CORE = len(FUSED)  # the components' surprises come after
 QUIET = 0
@@ -364,17 +365,23 @@ def _begin(entity, time_ms):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
+def gap_log_survival(predicted, params, scale, told):  # type: ignore[no-untyped-def]
+    """Log P(a longer gap) by the prediction before it; without one, by the entity's log-normal."""
+    if predicted:
+        return mixture_log_survival(params, told.log_gap - scale)
+    return log_normal_log_survival((told.log_gap - scale) / told.gap_sd)
+
+
+@njit(cache=True)
 def _score_gap(entity, told, params, measure, out):  # type: ignore[no-untyped-def]
     """Fill in the compensator, and the surprises of burst and mark."""
     if entity.predicted:
-        log_survival = mixture_log_survival(params, told.log_gap - entity.scale)
         if told.mark < len(entity.mark_surprise):
             out.surprise[6] = entity.mark_surprise[told.mark] * (1.0 / MARK_UNIT)
         if measure:
             out.nats = out.surprise[6] - mixture_log_pdf(params, told.log_gap - entity.scale)
-    else:
-        log_survival = log_normal_log_survival((told.log_gap - entity.scale) / told.gap_sd)
-    out.compensator = min(-log_survival, 1e4)
+    log_survival = gap_log_survival(entity.predicted, params, entity.scale, told)
+    out.compensator = min(-log_survival, CAP)
     entity.burst = burst_step(entity.burst, out.compensator)
     out.surprise[3] = entity.burst
     if not math.isnan(told.value):

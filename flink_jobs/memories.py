@@ -17,7 +17,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from flink_jobs.advance import KindEvents
-from flink_jobs.components import begin_records
+from flink_jobs.components import mark_begun
 from models.tpp.encoder import SCRATCH, Encoder, encoder_step
 from models.tpp.spec import INPUT, IS_FIRST, LOG_COUNT, LOG_COUNT_DIVISOR, MEMORY, RATIO, ZGAP
 from state.table import Part, Table
@@ -80,8 +80,7 @@ def remember(
         float32[m, 68], what to ask the model that reads these; and bool[m], the memory is warm.
     """
     at = [part.name for part in table.layout].index(memory.part.name)
-    begins = np.empty(len(events), np.bool_)
-    begin_records(events.row, events.fresh, table.begun[at], begins)
+    begins = mark_begun(events.row, events.fresh, table.begun[at])
     asked, warm = np.empty((len(events), INPUT), np.float32), np.empty(len(events), np.bool_)
     encoder = memory.encoder
     _remember(

@@ -28,6 +28,7 @@ from flink_jobs.alerts import (
     silence_alert,
 )
 from flink_jobs.batches import empty_batch, kind_events, known_hashes, place_of
+from flink_jobs.compensators import walk_decided
 from flink_jobs.components import NO_COMPONENTS, EventTells, KindComponents, walk
 from flink_jobs.decide import ALERT, PREDICTION, DecideModel, decide, pack, sweep
 from flink_jobs.intensity_protocol import IntensityClient, ReadyTicket, Ticket
@@ -498,9 +499,10 @@ class ShardScorer:
         *,
         measure: bool = False,
     ) -> NDArray[np.void]:
-        judge = self._judges[k]
+        judge, model = self._judges[k], self._models[k]
+        walk_decided(self.tables[k], model.components, told.core, predictions, told.components)
         if without:
-            judge = judge.without(self._models[k].components.labels_of(without))
+            judge = judge.without(model.components.labels_of(without))
         surprises = self._surprises(k, told)
         return decide(self.tables[k], told.core, predictions, judge, surprises, slot, measure)
 

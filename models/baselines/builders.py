@@ -32,6 +32,7 @@ from models.baselines.structural_spec import (
 )
 from models.baselines.value import ValueParameters, value_component
 from models.prior import KindPrior
+from models.tpp.sequence_component import SEQUENCE_COMPONENT
 
 DAY_S = 86_400.0
 DAY_MS = 86_400_000
@@ -174,6 +175,10 @@ def _metric(context: Context, name: str) -> Component:  # noqa: ARG001 (one set 
     return replace(metric_component(), name=name)
 
 
+def _sequence(context: Context, name: str) -> Component:  # noqa: ARG001 (its null needs no prior)
+    return replace(SEQUENCE_COMPONENT, name=name)
+
+
 BUILDERS: Mapping[str, Callable[[Context, str], Component]] = {
     "level": _level,
     "trend": _trend,
@@ -189,4 +194,5 @@ BUILDERS: Mapping[str, Callable[[Context, str], Component]] = {
     "markov": _markov,
     "variable_markov": _variable_markov,
     "distinct_partners": _distinct_partners,
+    "sequence": _sequence,
 }

@@ -60,6 +60,8 @@ class Entry:
             predicts none.
         reads_partner: the log then keeps 8 bytes of each event's partner for a replay.
         reads_mark: it needs at least two marks.
+        reads_compensator: its `value` is the compensator of the gap before each event, under the
+            intensity model (its `mark` is then 1) or the gap baseline (0).
     """
 
     build: Callable[[Context], Component]
@@ -67,6 +69,7 @@ class Entry:
     expected: tuple[str, ...] | None = None
     reads_partner: bool = False
     reads_mark: bool = False
+    reads_compensator: bool = False
 
 
 def _built(name: str) -> Callable[[Context], Component]:
@@ -103,6 +106,12 @@ def _metric_text(told: Mapping[str, Number]) -> str:
         f"value {told['actual']:value} where {told['low']:value} to {told['high']:value} is "
         f"expected: its {named} lies outside all that it has been"
     )
+
+
+def _sequence_text(told: Mapping[str, Number]) -> str:
+    from models.tpp.sequence_words import reason
+
+    return reason({name: float(number) for name, number in told.items()})
 
 
 REGISTRY: dict[str, Entry] = {
@@ -160,6 +169,7 @@ REGISTRY: dict[str, Entry] = {
         },
         reads_partner=True,
     ),
+    "sequence": Entry(_built("sequence"), {"sequence": _sequence_text}, reads_compensator=True),
 }
 
 

@@ -30,6 +30,9 @@ SHORTEST = 1e-4
 LONGEST = 1e4  # as the job caps a compensator
 FAST, SLOW = 1.0, 6.0  # expected events: the two ranges over which events may excite each other
 LEVELS = 8  # of equal probability, for the distribution of spacings
+# So many spacings in a row from another model than the window's begin a window of that model: fewer
+# are a passing failure, and are left out.
+PATIENCE = 8
 
 # One entity. Zeros are the beginning of a window. No field has the name of an array's method, such
 # as `count`, `sum` or `any`: np.record would hide it when the kernels run as Python.
@@ -52,6 +55,9 @@ SEQUENCE = np.dtype(
         ("slow_pairs", np.float32, BLOCKS),
         ("serial", np.float32, BLOCKS),  # sum of products of successive centred survivals
         ("levels", np.uint8, (BLOCKS, LEVELS)),  # spacings by survival
+        ("source", np.uint8),  # whose compensators the window holds
+        ("strangers", np.uint8),  # spacings of another source since the last that counted
+        ("unjudged", np.uint8),  # events since the window was judged; kept by whoever judges
     ],
     align=True,
 )
@@ -89,8 +95,34 @@ def begin(entity):  # type: ignore[no-untyped-def]
     entity.centred = 0.0
     entity.fast = 0.0
     entity.slow = 0.0
+    entity.source = 0
+    entity.strangers = 0
+    entity.unjudged = 0
     for b in range(BLOCKS):
         _clear(entity, b)
+
+
+@njit(cache=True)
+def admit(entity, source):  # type: ignore[no-untyped-def]
+    """Tell whether a spacing counts whose compensator comes from the model `source`.
+
+    The increments under one model are exponential, and so are some of them left out; those of a
+    better and a worse model in one window are neither's null.
+
+    Args:
+        entity: SEQUENCE record, changed.
+        source: 0 to 255.
+    """
+    if entity.seen == 0:
+        entity.source = source
+    elif entity.source != source:
+        entity.strangers += 1
+        if entity.strangers < PATIENCE:
+            return False
+        begin(entity)
+        entity.source = source
+    entity.strangers = 0
+    return True
 
 
 @njit(cache=True)

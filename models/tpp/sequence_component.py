@@ -10,7 +10,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from models.baselines.component import Component
-from models.tpp.sequence import LEVELS, SEQUENCE, begin, observe
+from models.tpp.sequence import LEVELS, SEQUENCE, SHORTEST, admit, begin, observe
 from models.tpp.sequence_families import (
     CELLS_IN_ALL,
     FAMILIES,
@@ -22,7 +22,21 @@ from models.tpp.sequence_families import (
 from models.tpp.sequence_null import NULL, Null, null_surprise
 
 VERSION = 1  # of SEQUENCE and what its fields mean
-TELLS = ("sequence", *(f"sequence_{name}" for name in FAMILIES))
+# The surprise; events seen and expected in the window; by how much the spacings are less regular
+# than exponential ones, in nats of their log's mean; and the families' log e-values.
+TELLS = (
+    "sequence",
+    "sequence_seen",
+    "sequence_expected",
+    "sequence_irregularity",
+    *(f"sequence_{name}" for name in FAMILIES),
+)
+FIRST_FAMILY = len(TELLS) - len(FAMILIES)
+# A window of 100 changes little with one event, and judging costs twenty times what counting does:
+# the walk judges at each EVERY-th event, and at each while the last answer was beyond CLOSE nats.
+EVERY = 4
+CLOSE = 5.0
+_EULER = 0.5772156649015329  # mean log of a unit exponential, less
 
 
 class SequenceParameters(NamedTuple):
@@ -47,7 +61,15 @@ def _score(entity, waited, p, count, level, log_e, out):  # type: ignore[no-unty
     """Fill `out` with the surprise and the families' log e-values `waited` after the last event."""
     length = judge(entity, waited, count, level, p.x_log_x, log_e)
     out[0] = null_surprise(combine(log_e, p.log_weight), length, p.null)
-    out[1:] = log_e
+    seen = count.sum()
+    out[1] = seen
+    out[2] = length
+    out[3] = 0.0
+    if seen > 0.0:
+        # Of all blocks: those that the waiting has moved out of the window still tell its manner.
+        mean_log = entity.logs.sum() / seen
+        out[3] = math.log(max(entity.total.sum() / seen, SHORTEST)) - mean_log - _EULER
+    out[FIRST_FAMILY:] = log_e
 
 
 @njit(cache=True)
@@ -56,7 +78,7 @@ def _known(compensator):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _walk(state, row, fresh, compensator, p, out):  # type: ignore[no-untyped-def]
+def _walk(state, row, fresh, compensator, source, p, out):  # type: ignore[no-untyped-def]
     count = np.zeros(CELLS_IN_ALL)
     level = np.zeros(LEVELS)
     log_e = np.zeros(len(p.log_weight))
@@ -66,20 +88,25 @@ def _walk(state, row, fresh, compensator, p, out):  # type: ignore[no-untyped-de
         out[i, 1:] = math.nan
         if fresh[i]:
             begin(entity)
-        if _known(compensator[i]):
-            observe(entity, compensator[i])
+        if not _known(compensator[i]) or not admit(entity, source[i]):
+            continue
+        observe(entity, compensator[i])
+        entity.unjudged += 1
+        if entity.unjudged >= EVERY:
             _score(entity, 0.0, p, count, level, log_e, out[i])
+            entity.unjudged = EVERY - 1 if out[i, 0] > CLOSE else 0
 
 
 def walk(state, row, fresh, time_ms, value, mark, partner, parameters, out):  # type: ignore[no-untyped-def]
-    """Take in events in order and score each: `models.baselines.component.Component.walk`.
+    """Take in events in order and score every few: `models.baselines.component.Component.walk`.
 
     `value` is not the event's value but the compensator of the gap before it, the expected number
-    of events in it: -log survival under whatever model is in charge. NaN (no gap: a first event, or
-    one older than its entity's newest) and negative ones are not counted and not scored.
+    of events in it: -log survival under the model that predicted it, and `mark` is a number for
+    that model. NaN (no gap: a first event, or one older than its entity's newest) and negative
+    ones are not counted and not scored; neither are some of another model (`sequence.admit`).
     """
-    del time_ms, mark, partner  # all that they say is in the compensator
-    _walk(state.view(np.recarray), row, fresh, value, parameters, out)
+    del time_ms, partner  # all that they say is in the compensator
+    _walk(state.view(np.recarray), row, fresh, value, mark, parameters, out)
 
 
 SEQUENCE_COMPONENT = Component(
@@ -101,7 +128,7 @@ def _take(state, row, compensator):  # type: ignore[no-untyped-def]
 
 
 def take(state: NDArray[np.void], row: NDArray[np.int32], compensator: NDArray[np.float64]) -> None:
-    """Take in events in order without scoring them: the same state as after `walk`.
+    """Take in events of one model in order without scoring them: the same window as of `walk`.
 
     Args:
         state: SEQUENCE[r], changed.
@@ -136,7 +163,7 @@ def score_at(
         parameters: as of the component.
 
     Returns:
-        float64[m, len(TELLS)]: -log p of the sequence so far, and the families' log e-values.
+        float64[m, len(TELLS)]: -log p of the sequence so far, and what stands behind it.
 
     Raises:
         ValueError: `waited` has a negative or non-finite number.
