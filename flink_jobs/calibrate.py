@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from flink_jobs.intensity_in_process import InProcessClient
 from flink_jobs.intensity_protocol import IntensityClient, NullClient
+from flink_jobs.kind_model import KindModel, Observer
 from flink_jobs.model_files import kind_models, load_encoder
-from flink_jobs.scorer import KindModel, Observer, ShardScorer
+from flink_jobs.scorer import ShardScorer
 from flink_jobs.settings import Settings
 from models.detectors import FUSED
 from models.prior import KindPrior, Prior, Tail

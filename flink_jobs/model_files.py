@@ -13,8 +13,8 @@ from flink_jobs.advance import PRIOR_NUMBERS, AdvanceModel
 from flink_jobs.components import KindComponents
 from flink_jobs.decide import DecideModel
 from flink_jobs.errors import EddyError
+from flink_jobs.kind_model import KindModel
 from flink_jobs.rollout import FILE, Rollout, read_rollout, versions_in
-from flink_jobs.scorer import KindModel
 from flink_jobs.settings import Settings
 from models.baselines.registry import Context
 from models.prior import KindPrior, Prior, load_prior

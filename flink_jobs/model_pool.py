@@ -25,11 +25,11 @@ from flink_jobs.intensity_protocol import (
     IntensityCounters,
     ModelUnavailableError,
 )
+from flink_jobs.kind_model import KindModel
 from flink_jobs.memories import Memory, encoder_digest
 from flink_jobs.model_events import ModelEvent
 from flink_jobs.model_files import current_rollout, load_version, model_root
 from flink_jobs.rollout import FILE, Rollout, roll_back
-from flink_jobs.scorer import KindModel
 from flink_jobs.serving import ServedModel, Serving
 from flink_jobs.settings import Settings, TritonSettings
 from flink_jobs.trial import Trial

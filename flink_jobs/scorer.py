@@ -6,40 +6,28 @@ Flink operator, the tests and the fitting of priors all run this.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, deque
-from collections.abc import Collection, Generator, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
-from flink_jobs.advance import NO_PARTNER, AdvanceModel, advance
-from flink_jobs.alerts import (
-    LATE,
-    AlertContext,
-    Entity,
-    Output,
-    Silence,
-    event_alert,
-    rfc3339,
-    silence_alert,
-)
-from flink_jobs.batches import empty_batch, kind_events, known_hashes, place_of
+from flink_jobs.advance import NO_PARTNER, advance
+from flink_jobs.alerts import Output
+from flink_jobs.batches import empty_batch, kind_events, known_hashes
 from flink_jobs.compensators import walk_decided
-from flink_jobs.components import NO_COMPONENTS, EventTells, KindComponents, walk
+from flink_jobs.components import walk
 from flink_jobs.decide import ALERT, PREDICTION, DecideModel, decide, pack, sweep
-from flink_jobs.intensity_protocol import IntensityClient, ReadyTicket, Ticket
+from flink_jobs.intensity_protocol import IntensityClient
+from flink_jobs.kind_model import KindModel, Observer
 from flink_jobs.lateness import PartitionClocks
 from flink_jobs.memories import remember
-from flink_jobs.scores import score_output
+from flink_jobs.pending import Asked, Pending, Told
 from flink_jobs.serving import ServedModel, Serving
 from flink_jobs.settings import Settings
+from flink_jobs.tellings import Teller
 from flink_jobs.trial import Decided, Trial
-from models.prior import LEVEL_NOISE
-from models.prior_check import CheckModel, PriorCheck
+from models.prior_check import PriorCheck
 from models.tpp.spec import INPUT
 from state.events import EventBatch
 from state.log import (
@@ -53,106 +41,10 @@ from state.log import (
     encode_answers,
     encode_batch,
 )
-from state.table import NEVER_MS, Table, id_of
+from state.table import NEVER_MS, Table
 
 LARGEST = 1e30  # values beyond count as this: scores are float32, and squares are taken
 PAGE_CHUNK_BYTES = 4 << 20  # pages owed before the batches in flight are waited for
-
-
-@dataclass(frozen=True, slots=True)
-class KindModel:
-    """The models of one entity kind.
-
-    Attributes:
-        kind: its name.
-        advance: baselines and encoder.
-        decide: thresholds and calibration.
-        partner: index of the kind whose entities are this one's partners, or None.
-        check: what the prior expects of the kind's events.
-        components: those that the settings name for the kind.
-        hashed_partner: index of the kind whose hashes they read as partners, or None.
-    """
-
-    kind: str
-    advance: AdvanceModel
-    decide: DecideModel
-    partner: int | None
-    check: CheckModel
-    components: KindComponents = NO_COMPONENTS
-    hashed_partner: int | None = None
-
-    def digest(self) -> str:
-        """Return a digest of the weights and moments that a replay of the log would use."""
-        encoder, baselines = self.advance.encoder, self.advance
-        numbers = tuple(baselines.parameters)
-        if baselines.parameters.level_noise == LEVEL_NOISE:
-            numbers = numbers[:-1]  # as before it could be fitted: savepoints of then still fit
-        data = (
-            *(w.tobytes() for w in (encoder.w1, encoder.b1, encoder.w2, encoder.b2)),
-            repr(numbers).encode(),
-            baselines.cumulative.tobytes(),
-        )
-        return hashlib.blake2b(b"".join(data), digest_size=8).hexdigest()
-
-
-class Observer(Protocol):
-    """Sees every decided event; the fitting of priors listens here."""
-
-    def __call__(self, kind: int, advanced: NDArray[np.void], decided: NDArray[np.void]) -> None:
-        """Take the records of one kind in one batch."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Told:
-    """What advancing told of one kind: ADVANCED[m], and float32[m, tells] by component."""
-
-    core: NDArray[np.void]
-    components: tuple[NDArray[np.float32], ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.core)
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """What a batch asks of the models: x float32[rows, 68] by encoder, "" the base's.
-
-    `warm` says by encoder, bool[rows], whose memories are warm; the base's are.
-    """
-
-    x: dict[str, NDArray[np.float32]]
-    warm: dict[str, NDArray[np.bool_]]
-
-    def of(self, model: ServedModel) -> NDArray[np.float32] | None:
-        """Return what `model` is asked; None where its memories had not begun."""
-        return self.x.get(model.memory.digest if model.memory else "")
-
-
-@dataclass(slots=True)
-class _Pending:
-    """A batch that is advanced and not yet decided."""
-
-    seq: int
-    batch: LoggedBatch
-    told: list[_Told]
-    former: list[NDArray[np.void]]  # by kind, whom this batch took rows from
-    asked: _Asked
-    model: ServedModel  # whose answer decides it
-    trial: Trial | None = None
-    ticket: Ticket | None = None
-    trial_ticket: Ticket | None = None
-
-    @property
-    def rows(self) -> int:
-        """Rows that its model is asked."""
-        return len(self.asked.x[""])
-
-    def submit(self) -> Ticket:
-        """Ask the model, and the one in its shadow where there is one."""
-        if self.trial is not None:
-            self.trial_ticket = self.trial.submit(self.asked.of(self.trial.shadow))
-        x = self.asked.of(self.model)
-        return ReadyTicket(None) if x is None else self.model.client.submit(x)
 
 
 class ShardScorer:
@@ -195,16 +87,11 @@ class ShardScorer:
         self._log = ShardLog(
             store, len(models), state.page_rows, state.log_ratio, state.log_min_bytes
         )
-        self._pending: deque[_Pending] = deque()
+        self._pending: deque[Pending] = deque()
         self._time = PartitionClocks(settings.event.allowed_lateness_ms)
         self._topic = settings.source.topic
         self._log_value = settings.event.value_transform == "log"
-        self._context = AlertContext(
-            source=f"eddy/{settings.job.name}",
-            log_values=self._log_value,
-            alpha=settings.detection.false_alerts_per_million * 1e-6,
-            silence_alpha=settings.detection.silence_false_alerts_per_million * 1e-6,
-        )
+        self._teller = Teller(settings, models, self.tables)
         triton = settings.triton
         self._part = max(1, triton.max_in_flight // 2 * triton.max_rows // len(models))
         self._patience_s = 2e-3 * triton.timeout_ms  # every answer has come, or failed, by then
@@ -279,7 +166,8 @@ class ShardScorer:
     def _on_part(self, batch: EventBatch) -> Iterator[Output]:
         late = self._time.judge(batch.time_ms, batch.partition)
         if late.any():
-            yield from self._late(batch, late)
+            self.counters["late"] += int(np.count_nonzero(late))
+            yield from self._teller.late(batch, late, self._time.late_ms)
         self.counters["events"] += len(batch)
         placed, former = self._place(batch, ~late)
         rows = int(np.count_nonzero(placed.row >= 0))
@@ -333,29 +221,6 @@ class ShardScorer:
 
     # -- the steps ---------------------------------------------------------------------------
 
-    def _late(self, batch: EventBatch, late: NDArray[np.bool_]) -> Iterator[Output]:
-        kinds = self._settings.event.entities
-        for i in np.flatnonzero(late).tolist():
-            entities = {
-                kind: batch.ids[k][i]
-                for k, (kind, _) in enumerate(kinds)
-                if batch.owned[i] >> k & 1
-            }
-            body = {
-                "topic": batch.topic,
-                "partition": int(batch.partition[i]),
-                "offset": int(batch.offset[i]),
-                "event_id": batch.event_id[i],
-                "event_time": rfc3339(int(batch.time_ms[i])),
-                "watermark": rfc3339(self._time.late_ms),
-                "late_by_ms": self._time.late_ms - int(batch.time_ms[i]),
-                "entities": entities,
-                "value": None if np.isnan(batch.value[i]) else float(batch.value[i]),
-            }
-            first = next(iter(entities.items()))
-            self.counters["late"] += 1
-            yield Output(LATE, "/".join(first), orjson.dumps(body))
-
     def _place(
         self, batch: EventBatch, keep: NDArray[np.bool_]
     ) -> tuple[LoggedBatch, list[NDArray[np.void]]]:
@@ -408,7 +273,7 @@ class ShardScorer:
         self._log.append(self.seq, encode_batch(batch), self.tables)
         told, asked = self._advance(batch, self.seq, None)
         model = self.serving.in_charge
-        self._pending.append(_Pending(self.seq, batch, told, former, asked, model, self.trial))
+        self._pending.append(Pending(self.seq, batch, told, former, asked, model, self.trial))
         self._ask()
 
     def _advance(
@@ -417,7 +282,7 @@ class ShardScorer:
         seq: int,
         newer: list[NDArray[np.bool_]] | None,
         joined: Mapping[str, Mapping[str, int]] | None = None,
-    ) -> tuple[list[_Told], _Asked]:
+    ) -> tuple[list[Told], Asked]:
         """Advance every kind; `newer` (bool[n] by kind) leaves out what pages hold already.
 
         In a replay, `joined` names by kind and part the last batch that knew nothing of the part.
@@ -430,9 +295,9 @@ class ShardScorer:
         told, at = [], 0
         for table, mine, model in zip(self.tables, events, self._models, strict=True):
             core = advance(table, mine, model.advance, x[at : at + len(mine)])
-            told.append(_Told(core, walk(table, model.components, mine)))
+            told.append(Told(core, walk(table, model.components, mine)))
             at += len(mine)
-        asked = _Asked({"": x}, {})
+        asked = Asked({"": x}, {})
         for memory in self.serving.memories:
             name, parts = memory.part.name, []
             if joined and any(of.get(name, -1) >= seq for of in joined.values()):
@@ -446,7 +311,7 @@ class ShardScorer:
             asked.warm[memory.digest] = np.concatenate([warm for _, warm in parts])
         return told, asked
 
-    def _decide(self, pending: _Pending, answer: NDArray[np.float32] | None) -> Iterator[Output]:
+    def _decide(self, pending: Pending, answer: NDArray[np.float32] | None) -> Iterator[Output]:
         predictions = self._split(pending, answer)
         record = encode_answers(predictions, len(self._models), pending.model.slot)
         self._log.append_answers(pending.seq, record, self.tables)
@@ -458,6 +323,7 @@ class ShardScorer:
         self.counters["degraded_batches"] += self.degraded
         self.counters["decided"] += sum(map(len, pending.told))
         found: list[tuple[int, Output]] = []
+        teller, batches = self._teller, (pending, *self._pending)
         for k in range(len(self._models)):
             told = pending.told[k].core
             mine = None if predictions is None else predictions[k]
@@ -470,29 +336,30 @@ class ShardScorer:
             if self._observer is not None:
                 self._observer(k, told, decided)
             if self._settings.sink.scores_topic is not None:
-                yield from self._scores(pending, k, decided)
+                yield from teller.scores(k, decided, batches)
             for i in np.flatnonzero(decided["verdict"] == ALERT).tolist():
-                alert = self._event_alert(pending, k, i, decided[i])
+                judge, degraded = self._judges[k], self.degraded
+                alert = teller.alert(k, i, decided[i], batches, self.serving, judge, degraded)
                 found.append((int(told[i]["event"]), alert))
             for i in np.flatnonzero(decided["silence_ms"] != NEVER_MS).tolist():
-                alert = self._ended_silence(pending, k, told[i], decided[i])
+                alert = teller.ended_silence(k, i, decided[i], batches, self.serving)
                 found.append((int(told[i]["event"]), alert))
         for _, alert in sorted(found, key=lambda one: one[0]):
             self.counters["alerts"] += 1
             yield alert
-        silences = yield from self._sweep(pending)
+        silences = yield from self._sweep(batches)
         if trial is not None:
             digest = trial.shadow.memory.digest if trial.shadow.memory else ""
             warm = pending.asked.warm.get(digest)
             trial.follow(judged, silences, pending.batch.watermark_ms, pending.trial_ticket, warm)
 
-    def _surprises(self, k: int, told: _Told) -> NDArray[np.float32] | None:
+    def _surprises(self, k: int, told: Told) -> NDArray[np.float32] | None:
         return self._models[k].components.surprises(told.components) if told.components else None
 
     def _decide_kind(
         self,
         k: int,
-        told: _Told,
+        told: Told,
         predictions: NDArray[np.void] | None,
         slot: int,
         without: Collection[str] = (),
@@ -507,100 +374,23 @@ class ShardScorer:
         return decide(self.tables[k], told.core, predictions, judge, surprises, slot, measure)
 
     def _split(
-        self, pending: _Pending, answer: NDArray[np.float32] | None
+        self, pending: Pending, answer: NDArray[np.float32] | None
     ) -> list[NDArray[np.void]] | None:
         if answer is None:
             return None
         ends = np.cumsum([len(told) for told in pending.told])[:-1]
         return list(np.split(pack(answer), ends))
 
-    def _holder(self, pending: _Pending, k: int, row: int, event: int) -> np.void:
-        """Return the record that names whose `row` was at `event` of the batch being decided.
-
-        Events after it, and batches advanced since, may have given the row to another entity.
-        """
-        for later in (pending, *self._pending):
-            former = later.former[k]
-            taken = former[(former["row"] == row) & (former["event"] > event)]
-            if len(taken):
-                return taken[0]  # type: ignore[no-any-return]
-            event = -1
-        return self.tables[k].rows[row]  # type: ignore[no-any-return]
-
-    def _sweep(self, pending: _Pending) -> Generator[Output, None, list[tuple[int, int]]]:
+    def _sweep(self, batches: Sequence[Pending]) -> Generator[Output, None, list[tuple[int, int]]]:
         """Tell the silences that are due; return the (kind, row) of each."""
-        watermark_ms = pending.batch.watermark_ms
+        watermark_ms = batches[0].batch.watermark_ms
         found = []
         for k, (table, judge) in enumerate(zip(self.tables, self._judges, strict=True)):
             for row, due_ms in sweep(table, watermark_ms, judge):
                 found.append((k, row))
-                entity = table.rows[row]
-                holder = self._holder(pending, k, row, len(pending.batch))
-                silence = Silence(
-                    last_ms=int(entity["decided_ms"]),
-                    due_ms=due_ms,
-                    first_ms=int(holder["first_ms"]),
-                    scale=float(entity["scale"]),
-                    events=int(entity["decided_events"]),
-                    degraded=self._unaided(entity["predicted"] == 0),
-                )
                 self.counters["alerts"] += 1
-                yield self._silence_alert(k, holder, silence, int(entity["predicted"]))
+                yield self._teller.silence(k, row, due_ms, batches, self.serving)
         return found
-
-    def _ended_silence(self, pending: _Pending, k: int, told: np.void, decided: np.void) -> Output:
-        """Tell a silence that became surprising just before the event that ended it."""
-        silence = Silence(
-            last_ms=int(told["last_ms"]),
-            due_ms=int(decided["silence_ms"]),
-            first_ms=int(told["first_ms"]),
-            scale=float(decided["usual"]),
-            events=int(told["events"]) - 1,
-            degraded=self._unaided(bool(decided["unaided"])),
-        )
-        holder = self._holder(pending, k, int(told["row"]), int(told["event"]))
-        return self._silence_alert(k, holder, silence, int(decided["slot"]))
-
-    def _silence_alert(self, k: int, holder: np.void, silence: Silence, slot: int) -> Output:
-        entity = Entity(self._models[k].kind, id_of(holder))
-        return silence_alert(self._context, entity, silence, self.serving.label(slot))
-
-    def _event_alert(self, pending: _Pending, k: int, at: int, decided: np.void) -> Output:
-        model, mine = self._models[k], pending.told[k]
-        told = mine.core[at]
-        batch, i = pending.batch, int(told["event"])
-        judge, slot = self._judges[k], int(decided["slot"])
-        mode = int(judge.modes.of_slot[slot])
-        return event_alert(
-            self._context,
-            Entity(model.kind, id_of(self._holder(pending, k, int(told["row"]), i))),
-            place_of(batch, i),
-            told,
-            decided,
-            (judge.modes.offset[mode], judge.modes.slope[mode]),
-            self.serving.label(slot),
-            self._unaided(self.degraded or (slot == 0 and told["events"] > 1)),
-            judge.names,
-            EventTells(model.components, mine.components, at),
-        )
-
-    def _scores(self, pending: _Pending, k: int, decided: NDArray[np.void]) -> Iterator[Output]:
-        """Write the score of every event of one kind."""
-        model, mine = self._models[k], pending.told[k]
-        for at in range(len(mine)):
-            told = mine.core[at]
-            i = int(told["event"])
-            yield score_output(
-                self._context,
-                Entity(model.kind, id_of(self._holder(pending, k, int(told["row"]), i))),
-                place_of(pending.batch, i),
-                told,
-                decided[at],
-                EventTells(model.components, mine.components, at),
-            )
-
-    def _unaided(self, unaided: bool) -> bool:
-        return bool(unaided) and self._settings.triton.enabled
 
     def _form(self) -> dict[str, object]:
         """Name what a replay depends on; floats differ in no bit where the digests are equal."""
@@ -641,7 +431,7 @@ class ShardScorer:
             told, asked = self._advance(batch, seq, newer, restored.joined)
             if record is None:
                 model = self.serving.in_charge
-                self._pending.append(_Pending(seq, batch, told, former, asked, model))
+                self._pending.append(Pending(seq, batch, told, former, asked, model))
             else:
                 without = [
                     [name for name, last in restored.joined.get(m.kind, {}).items() if seq <= last]
@@ -670,7 +460,7 @@ class ShardScorer:
     def _decide_again(
         self,
         batch: LoggedBatch,
-        told: list[_Told],
+        told: list[Told],
         newer: list[NDArray[np.bool_]],
         predictions: list[NDArray[np.void]] | None,
         slot: int,

@@ -12,9 +12,10 @@ from deploy.demo.report import Received, judge
 from flink_jobs.components import BAND_Z
 from flink_jobs.intensity import TritonClient
 from flink_jobs.intensity_protocol import IntensityClient, NullClient
+from flink_jobs.kind_model import Observer
 from flink_jobs.model_files import load_models
 from flink_jobs.parse import Records, parse
-from flink_jobs.scorer import Observer, ShardScorer
+from flink_jobs.scorer import ShardScorer
 from flink_jobs.settings import Settings
 from models.simulation.config import SimulationConfig
 from models.simulation.encode import encode_payments

@@ -17,9 +17,10 @@ from flink_jobs.calibrate import FittedTail, Surprises, observe
 from flink_jobs.errors import EddyError
 from flink_jobs.intensity_in_process import InProcessClient
 from flink_jobs.intensity_protocol import IntensityClient, NullClient
+from flink_jobs.kind_model import KindModel
 from flink_jobs.model_files import kind_components, kind_models, load_encoder, model_folder
 from flink_jobs.pit import PitCounts
-from flink_jobs.scorer import LARGEST, KindModel
+from flink_jobs.scorer import LARGEST
 from flink_jobs.settings import Settings
 from models.level_fit import LevelFit, cross_check, fit_level, standardised_innovations
 from models.population import (

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from flink_jobs.alerts import ALERT, LATE, Output
 from flink_jobs.breaker import BreakerState
 from flink_jobs.intensity_protocol import IntensityClient, Ticket
+from flink_jobs.kind_model import KindModel, Observer
 from flink_jobs.model_files import kind_models
-from flink_jobs.scorer import KindModel, Observer, ShardScorer
+from flink_jobs.scorer import ShardScorer
 from flink_jobs.settings import Settings, load
 from models.prior import KindPrior, Prior, Tail
 from models.tpp.encoder import Encoder

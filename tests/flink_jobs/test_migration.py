@@ -13,8 +13,9 @@ import pytest
 from numpy.typing import NDArray
 
 from flink_jobs.alerts import Output
+from flink_jobs.kind_model import KindModel
 from flink_jobs.model_files import kind_models
-from flink_jobs.scorer import KindModel, ShardScorer
+from flink_jobs.scorer import ShardScorer
 from flink_jobs.settings import Settings
 from models.prior import load_prior
 from models.tpp.encoder import Encoder
