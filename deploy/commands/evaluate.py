@@ -6,6 +6,7 @@ import typer
 
 from deploy.commands import (
     evaluate_handbook,
+    evaluate_intensity,
     evaluate_metrics,
     evaluate_nab,
     evaluate_sequences,
@@ -18,3 +19,4 @@ app.command("metrics")(evaluate_metrics.metrics)
 app.command("handbook")(evaluate_handbook.handbook)
 app.command("sequences")(evaluate_sequences.sequences)
 app.command("tpp")(evaluate_tpp.tpp)
+app.command("intensity")(evaluate_intensity.intensity)
