@@ -23,6 +23,7 @@ from deploy.simulate import read_truth
 from deploy.stack import stack
 from deploy.stack.options import StackError, StackOptions
 from deploy.stack.processes import exclusive
+from deploy.trimmed import Trimmed
 from flink_jobs.errors import EddyError
 from flink_jobs.intensity_protocol import NullClient
 from flink_jobs.settings import Settings, load
@@ -79,7 +80,13 @@ def run_demo(
     world = world or demo(seed)
     settings = own_settings(settings)
     options = _stack_options(options, folder, settings)
-    board = Board(seed, world.payments, kinds=len(settings.event.entities))
+    board = Board(
+        seed,
+        world.payments,
+        kinds=len(settings.event.entities),
+        quiet_until_ms=world.quiet_until_ms,
+        min_events=settings.detection.min_events,
+    )
     interrupted = threading.Event()
     report: dict[str, object] | None = None
     with _only_demo(folder), _one_interrupt(interrupted) as disarm:
@@ -355,7 +362,7 @@ def _one_interrupt(interrupted: threading.Event) -> Iterator[Callable[[], None]]
 
 
 def _show(report: Mapping[str, object], folder: Path, console: Console) -> None:
-    console.print(live.report_page(report))
+    console.print(Trimmed(live.report_page(report)))
     _say(console, "")
     _say(console, f"report   {_short(folder / REPORT)}")
     if (folder / PICTURE).exists():

@@ -382,9 +382,11 @@ def _status(state: StackState, service: Service) -> ServiceStatus:
 
 def _detail(state: StackState, service: Service) -> str:
     if service == "triton":
-        return f"model {state.options.model_name} answers"
+        return f"serves {state.options.model_name}"
     if service == "taskmanager":
         with contextlib.suppress(rest.RestError):
             overview = rest.get(state, "/overview", REPLY_TIMEOUT_S)
-            return f"{overview['slots-total']} slots, {overview['slots-available']} free"
+            total = overview["slots-total"]
+            slots = "1 slot" if total == 1 else f"{total} slots"
+            return f"{slots}, {overview['slots-available']} free"
     return ""

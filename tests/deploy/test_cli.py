@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,54 +13,18 @@ from typer.testing import CliRunner
 from deploy import alerts, simulate, submit
 from deploy.bench import run as bench_run
 from deploy.bench.plan import FULL, SHORT, Plan
-from deploy.cli import app, main
+from deploy.cli import app
 from deploy.commands import options, run
 from deploy.demo import run as demo_run
-from deploy.stack import kafka, misfits, record, stack
-from deploy.stack.options import SERVICES, ServiceStatus, StackError, StackOptions
+from deploy.stack import kafka, stack
+from deploy.stack.options import ServiceStatus, StackError, StackOptions
 from deploy.stack.record import StackState
 from flink_jobs.errors import EddyError
 from flink_jobs.settings import MASK, Settings
 from models.prior import KindPrior, Prior, save_prior
 from models.simulation.config import SimulationConfig
+from tests.deploy.command_line import Run
 from tests.flink_jobs.component_cases import registered
-
-
-@dataclass(frozen=True)
-class Result:
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def eddy(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Run:
-    """Run a command line in an empty folder, with no variables of eddy's."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.delenv("EDDY_CONFIG", raising=False)
-
-    def run_line(*arguments: str) -> Result:
-        code = main(arguments)
-        captured = capsys.readouterr()
-        return Result(code, captured.out, captured.err)
-
-    return run_line
-
-
-@pytest.fixture
-def running(tmp_path: Path) -> StackState:
-    """Record a local stack on unusual ports in ./.eddy."""
-    ports = {name: port + 10 for name, port in record.USUAL_PORTS.items()}
-    state = StackState(StackOptions(root=tmp_path / ".eddy"), ports)
-    record.save(state)
-    return state
-
 
 # ---- the whole ----
 
@@ -291,52 +254,6 @@ def test_a_server_that_fails_is_told_without_a_traceback(
     assert result.code == 1
     assert result.err.endswith("eddy: kafka died while starting\nlast line of its log\n")
     assert "Traceback" not in result.err
-
-
-def test_status_without_a_stack_is_down(eddy: Run) -> None:
-    result = eddy("status", "--json")
-    assert result.code == 3
-    assert [row["condition"] for row in json.loads(result.out)] == ["down"] * len(SERVICES)
-
-
-def test_status_is_a_table(eddy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    services = [
-        ServiceStatus("kafka", "up", "127.0.0.1:9092", 41, 3_723.0, "3 topics"),
-        ServiceStatus("triton", "external", "t:8001"),
-        ServiceStatus("jobmanager", "up", "127.0.0.1:8081", 43, 75.0),
-    ]
-    monkeypatch.setattr(stack, "status", lambda _root: services)
-    result = eddy("status")
-    assert result.code == 0
-    lines = result.out.splitlines()
-    assert lines[0].split() == ["service", "condition", "address", "pid", "up", "for", "detail"]
-    assert lines[1].split() == [
-        *("kafka", "up", "127.0.0.1:9092", "41", "1h", "02m", "3", "topics"),
-    ]
-    assert lines[2].split() == ["triton", "external", "t:8001"]
-    assert lines[3].split() == ["jobmanager", "up", "127.0.0.1:8081", "43", "1m", "15s"]
-
-
-def test_status_says_whether_the_prior_fits(
-    eddy: Run, running: StackState, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(stack, "status", lambda _root: [ServiceStatus("kafka", "up")])
-    asked = []
-
-    def priors(state: StackState) -> list[misfits.PriorMisfit]:
-        asked.append(state.ports)
-        return [misfits.PriorMisfit("eddy-detect", "user", 0.29, 0.03)]
-
-    monkeypatch.setattr(misfits, "prior_misfits", priors)
-    result = eddy("status")
-    assert result.code == 0  # a server that is down is another matter
-    assert asked == [running.ports]
-    (line,) = [line for line in result.out.splitlines() if "prior of user" in line]
-    assert line.split()[3:9] == ["misfit", "eddy-detect", "values", "0.29,", "gaps", "0.03"]
-    _, row = json.loads(eddy("status", "--json").out)
-    assert (row["service"], row["condition"], row["misfit_value"]) == (
-        "prior of user", "misfit", 0.29
-    )  # fmt: skip
 
 
 def test_down_without_a_stack_does_nothing(eddy: Run) -> None:
