@@ -36,7 +36,9 @@ def handbook(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score card payments without labels and with labels seven days late (a minute).
+    """Score the Handbook's card payments (1 min).
+
+    Without labels, and with labels that come seven days late.
 
     Payments and labels pass in the order of time through the kernels of the baselines; a payment is
     scored with what was known when it came. The figures are those of the handbook's test week.

@@ -87,8 +87,9 @@ def up(
     overrides: Overrides = None,
     root: Root = DEFAULT_ROOT,
 ) -> None:
-    """Start Kafka, Triton and Flink on this machine and wait until they are ready.
+    """Start Kafka, Triton and Flink on this machine.
 
+    Waits until each of them is ready.
     A port that is taken is replaced by a free one; the other commands find the servers by --root.
     What runs is left alone, so that a second `up` changes nothing.
     """
@@ -120,9 +121,10 @@ def down(
     ] = False,
     root: Root = DEFAULT_ROOT,
 ) -> None:
-    """Stop the servers and remove what they hold: processes, shared memory, locks.
+    """Stop the servers and remove what they hold.
 
-    Works after a crash as well. Kafka's data, checkpoints and logs stay, unless --purge.
+    No process, shared memory or lock is left. Works after a crash as well. Kafka's data,
+    checkpoints and logs stay, unless --purge.
     """
     from deploy.stack import stack
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deploy.commands.options import DEFAULT_ROOT, AsJson, Root, write_json
+from deploy.counted import counted
 from deploy.stack.options import ServiceStatus, StackError
 from deploy.trimmed import Trimmed
 
@@ -179,13 +180,12 @@ def _remarks(found: JobStatus) -> list[str]:
         remarks.append("it has told nothing yet: its workers start with the first event")
     if found.degraded:
         remarks.append("degraded: the intensity model does not answer, the baselines score alone")
-    for name, one, many, what in (
-        ("dead_letters", "message", "messages", "could not be read: dead letters"),
-        ("late", "event", "events", "came too late"),
+    for name, noun, what in (
+        ("dead_letters", "message", "could not be read: dead letters"),
+        ("late", "event", "came too late"),
     ):
-        count = found.counts.get(name, 0)
-        if count:
-            remarks.append(f"{count:,} {one if count == 1 else many} {what}")
+        if found.counts.get(name):
+            remarks.append(f"{counted(found.counts[name], noun)} {what}")
     return remarks
 
 

@@ -17,6 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from deploy.counted import counted
 from deploy.demo.report import Received
 from deploy.demo.watch import Board
 
@@ -146,7 +147,8 @@ def _hint(board: Board) -> str:
         return "none yet"
     return (
         f"none yet: the payments hold no anomaly before {_first_anomaly(board)}, so that entities"
-        f" have a history first; the job alerts on an entity from its event {board.min_events} on"
+        f" have a history first; an entity needs {counted(board.min_events, 'event')} before it"
+        " can alert"
     )
 
 
@@ -262,8 +264,12 @@ def report_page(report: Mapping[str, object]) -> RenderableType:
     figures.add_column()
     false = report["false_alerts"]
     assert isinstance(false, Sequence)
-    found = f"{report['anomalies_found']} of {report['anomalies']} anomalies found"
-    wrong = f"{len(false)} of {report['alerts']} alerts meet no anomaly"
+    total, alerts = report["anomalies"], report["alerts"]
+    assert isinstance(total, int)
+    assert isinstance(alerts, int)
+    meet = "meets" if alerts == 1 else "meet"
+    found = f"{report['anomalies_found']} of {counted(total, 'anomaly', 'anomalies')} found"
+    wrong = f"{len(false)} of {counted(alerts, 'alert')} {meet} no anomaly"
     spread = f"p50 {_ms(latency['p50'])}, p99 {_ms(latency['p99'])}"
     for name, text in (
         ("recall", f"{_share(report['recall'])}   {found}"),

@@ -16,6 +16,7 @@ from types import FrameType
 from rich.console import Console
 
 from deploy import submit
+from deploy.counted import counted
 from deploy.demo import draw, live, picture
 from deploy.demo.report import Run, build_report
 from deploy.demo.watch import Board, Stream, read_metrics, watching
@@ -246,9 +247,10 @@ def _await_decided(board: Board, sent: threading.Event, interrupted: threading.E
             if board.left == 0 and len(board.alerts) >= told and still_s > QUIET_S:
                 return
         if still_s > STALLED_S:
+            told = board.metrics.get("alerts", 0)
             raise EddyError(
                 f"the job stands still: {board.sent:,} payments sent, {board.decided:,} decided,"
-                f" {len(board.alerts)} of {board.metrics.get('alerts', 0)} alerts received"
+                f" {len(board.alerts)} of {counted(told, 'alert')} received"
             )
         time.sleep(LOOK_S)
 

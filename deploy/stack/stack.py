@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psutil
 
+from deploy.counted import counted
 from deploy.stack import flink, kafka, record, rest, triton
 from deploy.stack.jobs import JobInfo as JobInfo
 from deploy.stack.jobs import cancel_job as cancel_job
@@ -387,6 +388,5 @@ def _detail(state: StackState, service: Service) -> str:
         with contextlib.suppress(rest.RestError):
             overview = rest.get(state, "/overview", REPLY_TIMEOUT_S)
             total = overview["slots-total"]
-            slots = "1 slot" if total == 1 else f"{total} slots"
-            return f"{slots}, {overview['slots-available']} free"
+            return f"{counted(total, 'slot')}, {overview['slots-available']} free"
     return ""

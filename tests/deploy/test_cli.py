@@ -49,6 +49,14 @@ def test_help_names_every_command() -> None:
         assert f"\n  {command} " in result.stdout
 
 
+@pytest.mark.parametrize("group", ["", "bench", "config", "evaluate"])
+def test_no_summary_of_a_command_is_cut_off(group: str) -> None:
+    result = CliRunner().invoke(app, [*group.split(), "--help"], env={"COLUMNS": "80"})
+    commands = result.stdout.partition("Commands:")[2].splitlines()
+    cut = [line for line in commands if line.endswith("...")]
+    assert [line for line in cut if not line.startswith("  train ")] == []
+
+
 @pytest.mark.parametrize(
     "command",
     [
@@ -169,6 +177,8 @@ def test_config_show_masks_secrets_and_says_where_from(eddy: Run) -> None:
         f'kafka = {{"sasl.password" = "{MASK}"}}  # --set source.kafka.sasl.password' in result.out
     )
     assert "timeout_ms" not in result.out
+    nothing = eddy("config", "show", "--changed").out.splitlines()
+    assert nothing[1:] == ["# all are the defaults: no file, variable or --set changes one"]
 
 
 def test_config_show_json_and_toml_hold_every_key(eddy: Run) -> None:
@@ -516,11 +526,28 @@ def test_bytes_that_are_no_alert_are_shown_as_such() -> None:
 
 
 def test_alerts_without_a_broker_say_so(eddy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(alerts, "METADATA_TIMEOUT_S", 0.5)
-    result = eddy("alerts", "--set", "source.bootstrap_servers=127.0.0.1:1")
+    # librdkafka would wait for longer than a test may, and say it in other words.
+    monkeypatch.setattr(alerts, "METADATA_TIMEOUT_S", 600.0)
+    result = eddy("alerts", "--set", "source.bootstrap_servers=127.0.0.1:1,127.0.0.1:2")
     assert result.code == 1
-    assert result.err.startswith("eddy: no Kafka broker answers at 127.0.0.1:1")
-    assert "`eddy up`" in result.err
+    assert result.err == (
+        "eddy: no Kafka broker answers at 127.0.0.1:1,127.0.0.1:2: Connection refused; start the"
+        " local stack with `eddy up`, or name yours in source.bootstrap_servers\n"
+    )
+
+
+def test_what_listens_and_is_no_broker_is_left_to_kafkas_client(
+    eddy: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import socket
+
+    monkeypatch.setattr(alerts, "METADATA_TIMEOUT_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as listens:
+        address = f"127.0.0.1:1,127.0.0.1:{listens.getsockname()[1]}"
+        result = eddy("alerts", "--set", f"source.bootstrap_servers={address}")
+    assert result.code == 1
+    assert result.err.startswith(f"eddy: no Kafka broker answers at {address}: ")
+    assert "refused" not in result.err
 
 
 def test_a_broken_record_of_the_stack_says_what_to_do(eddy: Run, running: StackState) -> None:
