@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import uuid
 from collections.abc import Iterator, Mapping
@@ -24,6 +25,7 @@ Alert = Mapping[str, object]
 
 POLL_S = 0.2
 METADATA_TIMEOUT_S = 10.0
+CONNECT_TIMEOUT_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -88,13 +90,11 @@ def follow(
 
 
 def _partitions(consumer: Consumer, source: AlertTopic) -> list[int]:
+    _refuse_where_nothing_listens(source)
     try:
         metadata = consumer.list_topics(source.topic, timeout=METADATA_TIMEOUT_S)
     except KafkaException as error:
-        raise EddyError(
-            f"no Kafka broker answers at {source.bootstrap_servers}: {error.args[0].str()};"
-            " start the local stack with `eddy up`, or name yours in source.bootstrap_servers"
-        ) from None
+        raise _no_broker(source, error.args[0].str()) from None
     topic = metadata.topics[source.topic]
     if topic.error is not None:
         raise EddyError(
@@ -102,6 +102,34 @@ def _partitions(consumer: Consumer, source: AlertTopic) -> list[int]:
             " `eddy run` creates the topics, sink.alerts_topic names this one"
         )
     return sorted(topic.partitions)
+
+
+def _refuse_where_nothing_listens(source: AlertTopic) -> None:
+    """Say at once what librdkafka says only after its timeout: that every address refuses.
+
+    What is no plain HOST:PORT, or answers slowly, is left to librdkafka.
+    """
+    refused = ""
+    for address in source.bootstrap_servers.split(","):
+        host, _, port = address.strip().rpartition("://")[2].rpartition(":")
+        if not host or not port.isdigit():
+            return
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
+        except (ConnectionRefusedError, socket.gaierror) as error:
+            refused = error.strerror or str(error)
+        except (OSError, OverflowError):
+            return
+        else:
+            return
+    raise _no_broker(source, refused)
+
+
+def _no_broker(source: AlertTopic, why: str) -> EddyError:
+    return EddyError(
+        f"no Kafka broker answers at {source.bootstrap_servers}: {why};"
+        " start the local stack with `eddy up`, or name yours in source.bootstrap_servers"
+    )
 
 
 def read_alert(value: bytes | None) -> Alert:

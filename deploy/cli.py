@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from deploy.commands import bench, config, data, evaluate, fit, run, stack
+from deploy.commands import bench, config, data, evaluate, fit, run, stack, status
 from deploy.stack.options import StackError
 from flink_jobs.errors import EddyError
 from models.kernel_cache import key_by_source
@@ -27,7 +27,7 @@ app = typer.Typer(
 )
 app.command()(stack.up)
 app.command()(stack.down)
-app.command()(stack.status)
+app.command()(status.status)
 app.command()(run.run)
 app.command()(run.stop)
 app.command()(data.simulate)

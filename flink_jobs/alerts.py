@@ -13,7 +13,7 @@ import orjson
 from numpy.typing import NDArray
 
 from flink_jobs.components import BAND_Z, EventTells, span
-from models.baselines.renewal import BURST
+from models.baselines.renewal import RHYTHM_EVENTS
 from models.detectors import FUSED
 from models.fusion import calibrated_p
 
@@ -122,15 +122,19 @@ def _reason_text(name: str, told: np.void, components: EventTells, back: _Back) 
     if name == "burst":
         gap, usual = math.exp(told["log_gap"]), math.exp(told["gap_mean"])
         return (
-            f"events come at {BURST:g} times the expected rate or more: the last after "
-            f"{span(gap)}, where {span(usual)} is usual"
+            "a run of events much faster than this entity's usual: the last came "
+            f"{span(gap)} after the one before, where {span(usual)} is usual"
         )
     if name == "surge":
         return (
             f"events come faster and values are higher than the typical {back(told['typical']):.6g}"
         )
     if name == "regularity":
-        return "the gaps are too regular for this entity"
+        return (
+            f"the last {RHYTHM_EVENTS:g} events or so came at almost equal intervals, like "
+            f"clockwork (the last after {span(math.exp(told['log_gap']))}); this entity's "
+            "intervals usually vary far more"
+        )
     if name == "partners":
         return f"about {told['partner_count']:.0f} distinct partners, more than expected"
     return "a mark that this entity's history does not suggest"

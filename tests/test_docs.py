@@ -133,3 +133,37 @@ def test_decisions_are_listed_and_numbered() -> None:
         assert page.read_text("utf-8").startswith(f"# {number}. "), page.name
         assert f"({page.name})" in listed, page.name
     assert "docs/decisions" in (ROOT / "README.md").read_text("utf-8")
+
+
+def test_the_headline_figures_are_those_of_the_benchmarks() -> None:
+    told = {
+        name: json.loads((ROOT / "docs" / "benchmarks" / f"{name}.json").read_text("utf-8"))
+        for name in ("nab", "handbook", "sequences", "tpp", "throughput", "latency")
+    }
+    eddy, through = (told["latency"]["systems"][name] for name in ("eddy", "pass_through"))
+    spans = ("p50_ms_at_least_once", "p99_ms_at_least_once")
+    expected = [
+        f"{told['nab']['standard']:.2f}; at the shipped threshold "
+        f"{told['nab']['at_shipped_threshold']['standard']:.2f}",
+        f"{told['handbook']['late_labels']['average_precision']:.3f}",
+        f"{told['handbook']['unlabelled']['average_precision']:.3f} (goal 0.30, missed)",
+        f"{told['sequences']['mean_at_0.5']:.4f}",
+        f"{told['tpp']['hawkes2']['test_nll']:.4f}",
+        f"{told['throughput']['systems']['eddy']['payments_per_s']:,.0f} (goal 60,000, missed)",
+        ", ".join(str(int(eddy[name] + 0.5)) for name in spans),
+    ]
+    beside = [
+        "75.89",
+        "0.658",
+        f"{told['handbook']['ceilings']['traces']['average_precision']:.3f}",
+        f"{told['sequences']['3S']['mean_at_0.5']:.4f}",
+        "0.0540",
+        f"{told['throughput']['systems']['naive']['payments_per_s']:.0f}",
+        ", ".join(str(int(through[name] + 0.5)) for name in spans),
+    ]
+    section = (ROOT / "README.md").read_text("utf-8").partition("## How good it is")[2]
+    rows = [
+        line.split(" | ") for line in section.splitlines() if "[json]" in line or "same |" in line
+    ]
+    assert [row[1] for row in rows] == expected
+    assert [row[2].endswith(figure) for row, figure in zip(rows, beside, strict=True)] == [True] * 7

@@ -24,7 +24,12 @@ from flink_jobs.errors import EddyError
 if TYPE_CHECKING:
     from deploy.bench.plan import Plan
 
-app = typer.Typer(help="Measure throughput, latency and state.", no_args_is_help=True)
+HELP = """Measure the job and its baselines beside others.
+
+All but `baselines` start servers of their own. Progress goes to standard error, the figures to
+standard output, as a table or with --json. Leave the machine alone meanwhile.
+"""
+app = typer.Typer(help=HELP, no_args_is_help=True)
 
 Seconds = Annotated[
     float | None, typer.Option(min=5.0, help="How long each system is measured once it is warm.")
@@ -48,7 +53,10 @@ def throughput(
     overrides: Overrides = None,
     root: Root = DEFAULT_ROOT,
 ) -> None:
-    """Drain a backlog: eddy, the same without Triton, a pass-through, the naive job (15 min)."""
+    """Drain a backlog beside simpler jobs (15 min).
+
+    eddy, the same without Triton, a pass-through, and the straightforward PyFlink job.
+    """
     plan = _plan(seconds, short, systems)
     _bench("throughput", plan, as_json, config, overrides, root)
 
@@ -63,7 +71,10 @@ def latency(
     overrides: Overrides = None,
     root: Root = DEFAULT_ROOT,
 ) -> None:
-    """Time from Kafka in to Kafka out at 5,000 payments/s, beside a pass-through (18 min)."""
+    """Time from Kafka to Kafka at a steady rate (18 min).
+
+    At 5,000 payments/s, beside a pass-through of the same source and sink.
+    """
     plan = _plan(seconds, short, systems)
     _bench("latency", plan, as_json, config, overrides, root)
 
@@ -80,7 +91,10 @@ def state(
     overrides: Overrides = None,
     root: Root = DEFAULT_ROOT,
 ) -> None:
-    """Size of the state, throughput by size, gaps in the output, and recovery (20 min)."""
+    """Size of the state, pauses and recovery (20 min).
+
+    Bytes of an entity, throughput by their number, gaps in the output, and kills of the worker.
+    """
     plan = replace(_plan(seconds, short, None), recover_large=large)
     _bench("state", plan, as_json, config, overrides, root)
 
@@ -111,7 +125,11 @@ def baselines(
     short: Short = False,
     as_json: AsJson = False,
 ) -> None:
-    """Microseconds for one event of one entity, beside pykalman, river and simdkalman (3 min)."""
+    """Time of one event in each baseline (3 min).
+
+    Microseconds for one event of one entity, beside pykalman, river and simdkalman. Needs no
+    server.
+    """
     from deploy.bench.baselines import run_baselines
     from deploy.bench.report import table, text
 

@@ -21,7 +21,10 @@ def config_show(
     as_json: AsJson = False,
     changed: Annotated[bool, typer.Option(help="Only what is not the default.")] = False,
 ) -> None:
-    """Print the settings in force and where each comes from; passwords are masked."""
+    """Print the settings and where each comes from.
+
+    Passwords are masked.
+    """
     settings, origins = load_with_origins(config_path(config), os.environ, overrides or [])
     public = settings.to_public()
     if changed:
@@ -34,6 +37,8 @@ def config_show(
         write_json({"hash": settings.settings_hash(), "settings": public})
         return
     typer.echo(f"# settings {settings.settings_hash()}")
+    if not public:
+        typer.echo("# all are the defaults: no file, variable or --set changes one")
     for section, keys in public.items():
         typer.echo(f"\n[{section}]")
         for name, value in keys.items():
@@ -58,7 +63,9 @@ def config_check(
     ] = 100_000,
     as_json: AsJson = False,
 ) -> None:
-    """Check the settings; every mistake is named with its place. Exit code 1 if there is one.
+    """Check the settings and name each mistake.
+
+    Every mistake is told with its place. Exit code 1 if there is one.
 
     The model's folder and the prior are read, and all is put together as the job does it.
 

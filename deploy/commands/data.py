@@ -18,6 +18,7 @@ from deploy.commands.options import (
     read_settings,
     stop_event,
 )
+from deploy.counted import counted
 from flink_jobs.errors import EddyError
 from flink_jobs.settings import Settings
 
@@ -49,7 +50,9 @@ def simulate(
     overrides: Overrides = None,
     root: Root = DEFAULT_ROOT,
 ) -> None:
-    """Send simulated payments with known anomalies to Kafka, or write them to a file.
+    """Send simulated payments with known anomalies.
+
+    To Kafka, or with --out to a file.
 
     The same options give the same bytes. The job never sees the truth.
     """
@@ -74,7 +77,7 @@ def simulate(
         if rate is not None or speed_up is not None:
             raise typer.BadParameter("--rate and --speed-up pace Kafka; a file is written at once")
         written = simulator.write_file(world, out, truth)
-        typer.echo(f"{written:,} payments in {out}", err=True)
+        typer.echo(f"{counted(written, 'payment')} in {out}", err=True)
         return
     settings = read_settings(config, overrides, root)
     _create_topic(settings, root)
@@ -128,7 +131,7 @@ def _send(
             )
         except simulator.DeliveryError as error:
             raise EddyError(str(error)) from None
-    typer.echo(f"{sent:,} payments to {settings.source.topic}", err=True)
+    typer.echo(f"{counted(sent, 'payment')} to {settings.source.topic}", err=True)
 
 
 def _instant(text: str) -> datetime:
@@ -155,7 +158,10 @@ def alerts(
     overrides: Overrides = None,
     root: Root = DEFAULT_ROOT,
 ) -> None:
-    """Follow the alert topic: time, entity, score, detector and reasons of each alert."""
+    """Show alerts as they come, each with its reasons.
+
+    A line has event time, entity, score, detector and the strongest reasons.
+    """
     from deploy import alerts as reader
     from deploy.kafka_properties import to_librdkafka
 

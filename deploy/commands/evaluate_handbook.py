@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from deploy.commands.options import AsJson, module, write_json
+from deploy.evaluate.progress import progress
 from flink_jobs.errors import EddyError
 
 if TYPE_CHECKING:
@@ -36,7 +36,9 @@ def handbook(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score card payments without labels and with labels seven days late (a minute).
+    """Score the Handbook's card payments (1 min).
+
+    Without labels, and with labels that come seven days late.
 
     Payments and labels pass in the order of time through the kernels of the baselines; a payment is
     scored with what was known when it came. The figures are those of the handbook's test week.
@@ -56,11 +58,8 @@ def handbook(
     for each, week_ms in others.items():
         _check_week(payments, week_ms, f"--week {each}")
     started = time.perf_counter()
-    with _progress() as progress:
-        task = progress.add_task("payments", total=len(payments))
-        scores = score_payments(
-            payments, progress=lambda done, _: progress.update(task, completed=done)
-        )
+    with progress("payments", len(payments)) as show:
+        scores = score_payments(payments, progress=lambda done, _: show(done))
     score_s = time.perf_counter() - started
     found = {"test_from": test_from, **report(payments, scores, begin, others)}
     found["payments"] = len(payments)
@@ -110,16 +109,6 @@ def _midnight_ms(text: str, option: str) -> int:
     except ValueError:
         raise EddyError(f"{option}: expected a date such as 2018-08-08, found {text!r}") from None
     return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp() * 1000)
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:,.0f} of {task.total:,.0f}"),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-    )
 
 
 def _rounded(value: Any) -> Any:

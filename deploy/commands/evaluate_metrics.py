@@ -33,7 +33,10 @@ def metrics(
     alerts: AlertsOnly = False,
     as_json: AsJson = False,  # noqa: ARG001 (JSON is what it writes anyway)
 ) -> None:
-    """Score every row of a file of metrics: one JSON line each, from 1.0 on an alert."""
+    """Score a file of metrics of yours.
+
+    Writes one JSON line for each row; a score from 1.0 on is an alert.
+    """
     from deploy.evaluate.metric_report import write_metrics_page
     from deploy.evaluate.progress import progress
     from deploy.evaluate.series import read_metrics

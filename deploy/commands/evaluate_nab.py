@@ -38,7 +38,10 @@ def nab(
     cross_validate: CrossValidate = False,
     as_json: AsJson = False,
 ) -> None:
-    """Score the metric detector as NAB does, event by event, with one threshold for all series."""
+    """Score metrics as NAB does.
+
+    Event by event, with one threshold for all series.
+    """
     from deploy.evaluate.nab_report import (
         KEYS,
         cross_validation,

@@ -28,7 +28,10 @@ Html = Annotated[
 def sequences(
     seed: Seed = 1, count: Count = 1000, as_json: AsJson = False, html: Html = None
 ) -> None:
-    """Simulate the eight scenarios of Shchur et al. (2021): AUC by detectability (1 min)."""
+    """Judge wrong timing in event sequences (1 min).
+
+    Simulates the eight scenarios of Shchur et al. (2021): AUC by detectability.
+    """
     from deploy.evaluate.sequences import page, table
     from models.evaluation.sequences import evaluate
 

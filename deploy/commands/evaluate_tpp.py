@@ -40,7 +40,9 @@ def tpp(
     ] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Train and test the streamable model on each process, beside classical references.
+    """Train and test models of event times.
+
+    The streamable model on each process, beside classical references.
 
     Needs torch, which `make .venv-train/.ready` installs. Progress goes to standard error.
     """

@@ -18,6 +18,7 @@ from deploy.commands.options import (
     read_settings,
     write_json,
 )
+from deploy.counted import counted
 
 if TYPE_CHECKING:
     from deploy.fit.run import FitResult
@@ -62,9 +63,10 @@ def fit(
     overrides: Overrides = None,
     root: Root = DEFAULT_ROOT,
 ) -> None:
-    """Fit priors and calibration to your own ordinary traffic, with a report.
+    """Fit priors and calibration to your traffic.
 
-    Weeks of traffic serve best. The job takes the result by `--set detection.prior=FILE`.
+    Takes ordinary traffic from a file or topic and writes a prior and a report. Weeks of
+    traffic serve best. The job takes the result by `--set detection.prior=FILE`.
     """
     settings = read_settings(config, overrides, root)
     in_process = ("onnxruntime",) if settings.triton.enabled else ()
@@ -102,13 +104,14 @@ def fit(
 def _tell(result: FitResult) -> None:
     from deploy.fit.words import stream_warnings, warnings_of
 
-    typer.echo(f"{result.events:,} events of {result.messages:,} messages")
+    typer.echo(f"{counted(result.events, 'event')} of {counted(result.messages, 'message')}")
     for text in stream_warnings(result):
         typer.echo(f"  {text}")
     for kind in result.kinds:
         prior = kind.prior
         typer.echo(
-            f"{kind.kind}: {kind.events:,} events of {kind.entities:,} entities;"
+            f"{kind.kind}: {counted(kind.events, 'event')} of "
+            f"{counted(kind.entities, 'entity', 'entities')};"
             f" value {prior.value_mean:.2f} ± {prior.value_between_var**0.5:.2f} between,"
             f" ± {prior.value_within_var**0.5:.2f} within;"
             f" log gap {prior.gap_mean:.2f} ± {prior.gap_between_var**0.5:.2f} between,"

@@ -31,7 +31,9 @@ def run(
     overrides: Overrides = None,
     root: Root = DEFAULT_ROOT,
 ) -> None:
-    """Submit the detection job to Flink; it runs on when this command has ended.
+    """Submit the detection job to Flink.
+
+    The job runs on when this command has ended.
 
     The settings say where Kafka and Triton are; without them the local stack of `eddy up` serves.
     """
@@ -61,7 +63,10 @@ def stop(
     as_json: AsJson = False,
     root: Root = DEFAULT_ROOT,
 ) -> None:
-    """Stop the job with a savepoint, from which `eddy run --savepoint` goes on."""
+    """Stop the job with a savepoint to go on from.
+
+    `eddy run --savepoint` begins where it ended.
+    """
     from deploy.stack import jobs, stack
 
     state = stack.load_state(root)
@@ -87,7 +92,9 @@ def demo(
     overrides: Overrides = None,
     root: Root = DEFAULT_ROOT,
 ) -> None:
-    """Start everything, stream payments with known anomalies, and report what was found.
+    """Show it all: servers, payments, alerts, report.
+
+    Starts everything, streams payments with known anomalies, and reports what was found of them.
 
     The report stays in .eddy/demo: report.json, and a picture of one caught entity. Ctrl-C at any
     moment leaves nothing behind.

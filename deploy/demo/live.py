@@ -17,6 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from deploy.counted import counted
 from deploy.demo.report import Received
 from deploy.demo.watch import Board
 
@@ -128,10 +129,31 @@ def figures_line(board: Board) -> str:
     servers = ", ".join(f"{name} {_condition(board, key)}" for key, name in SERVERS)
     return (
         f"sent {board.sent:,} ({sent:,.0f}/s)  decided {board.decided:,} ({decided:,.0f}/s)"
-        f"  lag {board.left:,}  alerts {len(board.alerts)}"
+        f"  lag {board.left:,}  alerts {len(board.alerts)}{_why_quiet(board)}"
         f"  latency p50 {_ms(latency['p50'])} p99 {_ms(latency['p99'])}"
         f"  {servers}  {'DEGRADED' if board.degraded else 'full service'}"
     )
+
+
+def _why_quiet(board: Board) -> str:
+    if not board.quiet:
+        return ""
+    return f" (event time {_moment(board.event_ms)}, anomalies begin {_first_anomaly(board)})"
+
+
+def _hint(board: Board) -> str:
+    """Say why there is no alert yet."""
+    if not board.quiet:
+        return "none yet"
+    return (
+        f"none yet: the payments hold no anomaly before {_first_anomaly(board)}, so that entities"
+        f" have a history first; an entity needs {counted(board.min_events, 'event')} before it"
+        " can alert"
+    )
+
+
+def _first_anomaly(board: Board) -> str:
+    return _moment(board.quiet_until_ms)
 
 
 def page(board: Board, width: int, height: int) -> RenderableType:
@@ -140,7 +162,7 @@ def page(board: Board, width: int, height: int) -> RenderableType:
     if board.first_s:
         parts += [_figures(board, width), Text()]
         # One line stays free: a page as high as the terminal makes it scroll.
-        parts.append(_alerts(board.alerts, width, height - HEAD_LINES - 2))
+        parts.append(_alerts(board, width, height - HEAD_LINES - 2))
     else:
         parts.append(Padding(Text("\n".join(board.steps[-(height - 6) :])), (0, 0, 0, 2)))
     return Group(*parts)
@@ -194,7 +216,7 @@ def _bar(done: int, total: int, width: int) -> ProgressBar:
     return ProgressBar(total=max(total, done, 1), completed=done, width=width)
 
 
-def _alerts(alerts: Sequence[Received], width: int, lines: int) -> RenderableType:
+def _alerts(board: Board, width: int, lines: int) -> RenderableType:
     """Show the newest alerts that fit, the newest last."""
     reason_width = max(20, width - TIME_WIDTH - ENTITY_WIDTH - SCORE_WIDTH - 6)
     table = Table.grid(padding=(0, 2, 0, 0))
@@ -204,11 +226,9 @@ def _alerts(alerts: Sequence[Received], width: int, lines: int) -> RenderableTyp
     table.add_column(width=reason_width)
     heads = [Text(h, style="dim") for h in ("event time", "entity", "score", "reason")]
     table.add_row(*heads)
-    if not alerts:
-        # The simulator's warm-up: every entity gets a history first.
-        hint = Text("none yet: the first third of the stream holds no anomaly", style="dim")
-        return Group(table, hint)
-    for alert, reason in _fitting(alerts, reason_width, lines):
+    if not board.alerts:
+        return Group(table, Text(_hint(board), style="dim"))
+    for alert, reason in _fitting(board.alerts, reason_width, lines):
         text = Text(reason, style="yellow" if alert.degraded else "")
         entity = f"{alert.kind}/{alert.entity}"
         table.add_row(_moment(alert.time_ms), entity, f"{alert.score:.2f}", text)
@@ -244,8 +264,12 @@ def report_page(report: Mapping[str, object]) -> RenderableType:
     figures.add_column()
     false = report["false_alerts"]
     assert isinstance(false, Sequence)
-    found = f"{report['anomalies_found']} of {report['anomalies']} anomalies found"
-    wrong = f"{len(false)} of {report['alerts']} alerts meet no anomaly"
+    total, alerts = report["anomalies"], report["alerts"]
+    assert isinstance(total, int)
+    assert isinstance(alerts, int)
+    meet = "meets" if alerts == 1 else "meet"
+    found = f"{report['anomalies_found']} of {counted(total, 'anomaly', 'anomalies')} found"
+    wrong = f"{len(false)} of {counted(alerts, 'alert')} {meet} no anomaly"
     spread = f"p50 {_ms(latency['p50'])}, p99 {_ms(latency['p99'])}"
     for name, text in (
         ("recall", f"{_share(report['recall'])}   {found}"),

@@ -16,6 +16,7 @@ from types import FrameType
 from rich.console import Console
 
 from deploy import submit
+from deploy.counted import counted
 from deploy.demo import draw, live, picture
 from deploy.demo.report import Run, build_report
 from deploy.demo.watch import Board, Stream, read_metrics, watching
@@ -23,6 +24,7 @@ from deploy.simulate import read_truth
 from deploy.stack import stack
 from deploy.stack.options import StackError, StackOptions
 from deploy.stack.processes import exclusive
+from deploy.trimmed import Trimmed
 from flink_jobs.errors import EddyError
 from flink_jobs.intensity_protocol import NullClient
 from flink_jobs.settings import Settings, load
@@ -79,7 +81,13 @@ def run_demo(
     world = world or demo(seed)
     settings = own_settings(settings)
     options = _stack_options(options, folder, settings)
-    board = Board(seed, world.payments, kinds=len(settings.event.entities))
+    board = Board(
+        seed,
+        world.payments,
+        kinds=len(settings.event.entities),
+        quiet_until_ms=world.quiet_until_ms,
+        min_events=settings.detection.min_events,
+    )
     interrupted = threading.Event()
     report: dict[str, object] | None = None
     with _only_demo(folder), _one_interrupt(interrupted) as disarm:
@@ -239,9 +247,10 @@ def _await_decided(board: Board, sent: threading.Event, interrupted: threading.E
             if board.left == 0 and len(board.alerts) >= told and still_s > QUIET_S:
                 return
         if still_s > STALLED_S:
+            told = board.metrics.get("alerts", 0)
             raise EddyError(
                 f"the job stands still: {board.sent:,} payments sent, {board.decided:,} decided,"
-                f" {len(board.alerts)} of {board.metrics.get('alerts', 0)} alerts received"
+                f" {len(board.alerts)} of {counted(told, 'alert')} received"
             )
         time.sleep(LOOK_S)
 
@@ -355,7 +364,7 @@ def _one_interrupt(interrupted: threading.Event) -> Iterator[Callable[[], None]]
 
 
 def _show(report: Mapping[str, object], folder: Path, console: Console) -> None:
-    console.print(live.report_page(report))
+    console.print(Trimmed(live.report_page(report)))
     _say(console, "")
     _say(console, f"report   {_short(folder / REPORT)}")
     if (folder / PICTURE).exists():

@@ -46,6 +46,8 @@ class Board:
         seed: of the payments.
         expected: payments that will be sent, about.
         kinds: entity kinds, so scores of each payment.
+        quiet_until_ms: event time before which the payments hold no anomaly.
+        min_events: events of an entity before it can be alerted on.
         began_s: when the demo began, monotonic seconds.
         phase: what is being done.
         steps: what was done to get there.
@@ -67,6 +69,8 @@ class Board:
     seed: int
     expected: int
     kinds: int = 3
+    quiet_until_ms: int = 0
+    min_events: int = 0
     began_s: float = field(default_factory=time.monotonic)
     phase: str = "starting"
     steps: list[str] = field(default_factory=list)
@@ -106,6 +110,11 @@ class Board:
     def degraded(self) -> bool:
         """Whether the job scored without the intensity model when it was last asked."""
         return bool(self.samples) and self.samples[-1].degraded
+
+    @property
+    def quiet(self) -> bool:
+        """Whether the payments so far hold no anomaly, and none was alerted on."""
+        return not self.alerts and self.event_ms < self.quiet_until_ms
 
     def rates(self) -> tuple[float, float]:
         """Return payments sent and decided per second over the last RATE_OVER_S."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +15,7 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from deploy import page
 from models.evaluation.handbook import DAY_MS, DELAY_DAYS, TOP_CARDS, Payments, split
 from models.evaluation.handbook_detector import Scores
 from models.evaluation.metrics import card_days, precision_recall
@@ -28,12 +27,6 @@ SCENARIOS = {
     3: ("3: leaked card, amounts times 5", "#edae49"),
     -1: ("fraud, scenario unknown", "#d1495b"),
 }
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; }
-img { max-width: 100%; } figure { margin: 2rem 0; } figcaption { color: #444; }
-table { border-collapse: collapse; } td, th { padding: .2rem .8rem; text-align: right; }
-td:first-child, th:first-child { text-align: left; } tr { border-bottom: 1px solid #ddd; }
-"""
 
 
 def write_page(
@@ -74,17 +67,9 @@ def write_page(
     if card is not None:
         caption = "A leaked card: its amounts, the frauds among them, and the unlabelled score."
         figures.append((caption, _amounts(payments, scores, card, test_from_ms)))
-    body = "".join(
-        f"<figure><img alt='{html.escape(caption)}' src='data:image/png;base64,{_png(figure)}'>"
-        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
-        for caption, figure in figures
-    )
-    title = f"Handbook, test week from {html.escape(str(found['test_from']))}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title>"
-        f"<style>{STYLE}</style><h1>{title}</h1>{_table(found)}{body}</html>\n"
-    )
+    title = f"Handbook, test week from {found['test_from']}"
+    pictures = [page.figure(_png(drawn), caption) for caption, drawn in figures]
+    page.write_page(path, title, [_table(found), *pictures])
 
 
 def _table(found: Mapping[str, Any]) -> str:
@@ -95,15 +80,9 @@ def _table(found: Mapping[str, Any]) -> str:
         "at most": found["ceilings"]["all"],
         **{f"part: {name}": part for name, part in found["parts"].items()},
     }
-    rows = "".join(
-        f"<tr><td>{html.escape(name)}</td>" + "".join(f"<td>{v:.3f}</td>" for v in part.values())
-        + "</tr>"
-        for name, part in named.items()
-    )  # fmt: skip
-    return (
-        "<table><tr><th></th><th>ROC AUC</th><th>average precision</th>"
-        f"<th>card precision@{TOP_CARDS}</th></tr>{rows}</table>"
-    )
+    rows = [[name, *(f"{v:.3f}" for v in part.values())] for name, part in named.items()]
+    head = ("", "ROC AUC", "average precision", f"card precision@{TOP_CARDS}")
+    return page.table(rows, head)
 
 
 def _distributions(payments: Payments, scores: Scores, test: NDArray[np.int64]) -> Figure:
@@ -232,8 +211,8 @@ def _mark_week(ax: Any, test_from_ms: int) -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def _png(figure: Figure) -> str:
+def _png(drawn: Figure) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
-    plt.close(figure)
-    return base64.b64encode(buffer.getvalue()).decode()
+    drawn.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+    plt.close(drawn)
+    return buffer.getvalue()

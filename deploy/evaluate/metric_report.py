@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from deploy.counted import counted
 from deploy.evaluate.page import Section, write_page
 from deploy.evaluate.picture import Picture
 from deploy.evaluate.series import Series
@@ -38,10 +39,11 @@ def write_metrics_page(
         note = f"alerts at {moments}{more}" if len(alerts) else "no alert"
         sections.append(Section(picture, cells, note))
     rows = int(np.sum([len(series.value) for series, _ in scored]))
+    total = f"{counted(len(scored), 'entity', 'entities')}, {counted(rows, 'row')}"
     write_page(
         path,
         title,
-        [f"{len(scored)} entities, {rows} rows. A score from 1 on alerts."],
+        [f"{total}. A score from 1 on alerts."],
         ("entity", "rows", "alerts", "highest score"),
         sections,
         drawn,

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import html
 import io
 from collections.abc import Mapping
+from html import escape
 from typing import Any
 
 from rich.table import Table
 
+from deploy.page import html_page, image, paragraph
+from deploy.page import table as html_table
+
 # Report of models.evaluation.sequences.evaluate: what JSON has no closer type for.
 Report = Mapping[str, Any]
 
-STYLE = (
-    "body{font:15px/1.5 sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}"
-    "img{max-width:100%}td,th{padding:.15rem .6rem;text-align:right}"
-    "th:first-child,td:first-child{text-align:left}"
-)
 JUDGED = "0.5"
 THREE_S, CEILING = "3S", "likelihood_ratio_ceiling"
 LINES = (
@@ -72,31 +69,22 @@ def picture(report: Report) -> bytes:
 
 def page(report: Report) -> str:
     """Return an HTML page that stands alone: the picture, and every figure."""
-    image = base64.b64encode(picture(report)).decode("ascii")
     parts = [
-        "<!doctype html><html lang='en'><meta charset='utf-8'>",
-        "<title>eddy evaluate sequences</title>",
-        f"<style>{STYLE}</style>",
-        "<h1>Sequence detection</h1>",
-        f"<p>Seed {report['seed']}; {report['sequences']:,} training, normal test and anomalous",
-        "test sequences of each scenario. One statistic for all scenarios.</p>",
-        f"<img alt='AUC against detectability by scenario' src='data:image/png;base64,{image}'>",
+        paragraph(
+            f"Seed {report['seed']}; {report['sequences']:,} training, normal test and anomalous"
+            " test sequences of each scenario. One statistic for all scenarios."
+        ),
+        image(picture(report), "AUC against detectability by scenario"),
     ]
     for label, key, _, _ in reversed(LINES):
         block = report if key is None else report[key]
-        parts.append(f"<h2>{html.escape(label)}</h2>{_rows(block)}")
-    return "\n".join(parts) + "</html>\n"
+        mean = f"Mean at {JUDGED}: {block[f'mean_at_{JUDGED}']:.4f}"
+        parts += [f"<h2>{escape(label)}</h2>", _areas(block), paragraph(mean)]
+    return html_page("Sequence detection", parts)
 
 
-def _rows(block: Report) -> str:
+def _areas(block: Report) -> str:
     areas = block["scenarios"]
     grid = list(next(iter(areas.values())))
-    head = "".join(f"<th>{d}</th>" for d in grid)
-    rows = "".join(
-        f"<tr><td>{html.escape(name)}</td>"
-        + "".join(f"<td>{by_d[d]:.3f}</td>" for d in grid)
-        + "</tr>"
-        for name, by_d in areas.items()
-    )
-    mean = block[f"mean_at_{JUDGED}"]
-    return f"<table><tr><th></th>{head}</tr>{rows}</table><p>Mean at {JUDGED}: {mean:.4f}</p>"
+    rows = [[name, *(f"{by_d[d]:.3f}" for d in grid)] for name, by_d in areas.items()]
+    return html_table(rows, ["", *map(str, grid)])

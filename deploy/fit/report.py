@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from deploy import page
 from deploy.fit.figures import figures
 from deploy.fit.run import FitResult, KindResult
 from deploy.fit.words import stream_warnings, warnings_of
 from flink_jobs.pit import kolmogorov
 from models.prior_diagnosis import em_agreement
 
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1120px; margin: 2em auto; padding: 0 1em;
-       color: #222; }
-h1 { font-size: 1.5em; } h2 { border-top: 1px solid #ccc; padding-top: .8em; }
-h3 { font-size: 1em; margin-bottom: .2em; }
-table { border-collapse: collapse; margin: .5em 0 1em; }
-td, th { padding: .15em .8em .15em 0; text-align: left; vertical-align: top; }
-td.n { text-align: right; font-variant-numeric: tabular-nums; }
-tr:nth-child(even) { background: #f6f6f6; }
-img { max-width: 100%; }
-ul.warnings { background: #fff4e0; border-left: 4px solid #d9822b; padding: .6em 1em .6em 2em; }
-p.note { color: #555; }
-"""
 EXPLAINED = {
     "Entities and the prior over them": "Bars: the fits of single entities. Line: the prior that "
     "the job starts a new entity from. Estimates scatter more than the entities themselves do, so "
@@ -46,33 +32,18 @@ EXPLAINED = {
 
 def write_report(result: FitResult, path: Path) -> None:
     """Write the page, whole or not at all."""
-    body = [_head(result), *(_kind(kind) for kind in result.kinds)]
-    page = (
-        "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'><title>eddy fit</title>"
-        f"<style>{STYLE}</style></head><body>\n{''.join(body)}</body></html>\n"
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".unfinished")
-    unfinished.write_text(page, encoding="utf-8")
-    unfinished.replace(path)
-
-
-def _head(result: FitResult) -> str:
-    rows = [(name, value) for name, value in result.prior.origin.items()]
-    return (
-        f"<h1>Prior and calibration of {escape(result.prior.origin.get('from', ''))}</h1>"
-        f"{_table(rows)}{_warnings(stream_warnings(result))}"
-    )
+    title = f"Prior and calibration of {result.prior.origin.get('from', '')}"
+    origin = page.table(list(result.prior.origin.items()))
+    head = [origin, _warnings(stream_warnings(result))]
+    page.write_page(path, title, [*head, *map(_kind, result.kinds)])
 
 
 def _kind(kind: KindResult) -> str:
-    parts = [f"<h2>{escape(kind.kind)}</h2>", _warnings(warnings_of(kind)), _table(_numbers(kind))]
+    numbers = page.table(_numbers(kind))
+    parts = [f"<h2>{escape(kind.kind)}</h2>", _warnings(warnings_of(kind)), numbers]
     for title, png in figures(kind).items():
-        data = base64.b64encode(png).decode()
-        parts.append(
-            f"<h3>{escape(title)}</h3><p class='note'>{escape(EXPLAINED[title])}</p>"
-            f"<img alt='{escape(title)}' src='data:image/png;base64,{data}'>"
-        )
+        note = page.paragraph(EXPLAINED[title], "note")
+        parts.append(f"<h3>{escape(title)}</h3>{note}{page.image(png, title)}")
     parts.append(f"<h3>Calibration in numbers</h3>{_tails(kind)}")
     return "\n".join(parts)
 
@@ -121,19 +92,10 @@ def _tails(kind: KindResult) -> str:
              f"{one.events:,}", f"{one.clusters:,}")
         )  # fmt: skip
     head = ("detector", "log P, without the model", "with the model", "events", "entity-weeks")
-    return _table(rows, head)
+    return page.table(rows, head)
 
 
 def _warnings(texts: list[str]) -> str:
     if not texts:
-        return "<p class='note'>Nothing stands out.</p>"
-    return "<ul class='warnings'>" + "".join(f"<li>{escape(t)}</li>" for t in texts) + "</ul>"
-
-
-def _table(rows: Sequence[tuple[str, ...]], head: tuple[str, ...] = ()) -> str:
-    lines = ["".join(f"<th>{escape(name)}</th>" for name in head)] if head else []
-    lines += [
-        "".join(f"<td{' class=n' if i else ''}>{escape(cell)}</td>" for i, cell in enumerate(row))
-        for row in rows
-    ]
-    return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
+        return page.paragraph("Nothing stands out.", "note")
+    return '<ul class="warnings">' + "".join(f"<li>{escape(t)}</li>" for t in texts) + "</ul>"

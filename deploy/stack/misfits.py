@@ -9,7 +9,7 @@ from urllib.parse import quote
 from deploy.stack import jobs, rest
 from deploy.stack.options import StackError
 from deploy.stack.record import StackState
-from models.prior_check import MISFIT
+from models.prior_check import BLOCK, FEWEST, MISFIT, PERIOD
 
 # As `flink_jobs.misfit` registers them; the operator's name stands before.
 _METRIC = re.compile(r"(?:^|\.)eddy\.prior_misfit_(value|gap)\.([a-z][a-z0-9_]*)$")
@@ -49,7 +49,10 @@ class PriorMisfit:
         told = ", ".join(parts) + " from what it was fitted on"
         if self.condition == "misfit":
             return f"{told}, more than {MISFIT:g}: fit it again with `eddy fit`"
-        return told if self.condition == "fits" else "too few events yet"
+        if self.condition == "fits":
+            return told
+        needed = round(FEWEST / BLOCK * PERIOD, -3)
+        return f"too few events yet: some {needed:,.0f} of a kind are needed"
 
 
 def prior_misfits(state: StackState) -> list[PriorMisfit]:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psutil
 
+from deploy.counted import counted
 from deploy.stack import flink, kafka, record, rest, triton
 from deploy.stack.jobs import JobInfo as JobInfo
 from deploy.stack.jobs import cancel_job as cancel_job
@@ -382,9 +383,10 @@ def _status(state: StackState, service: Service) -> ServiceStatus:
 
 def _detail(state: StackState, service: Service) -> str:
     if service == "triton":
-        return f"model {state.options.model_name} answers"
+        return f"serves {state.options.model_name}"
     if service == "taskmanager":
         with contextlib.suppress(rest.RestError):
             overview = rest.get(state, "/overview", REPLY_TIMEOUT_S)
-            return f"{overview['slots-total']} slots, {overview['slots-available']} free"
+            total = overview["slots-total"]
+            return f"{counted(total, 'slot')}, {overview['slots-available']} free"
     return ""

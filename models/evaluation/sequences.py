@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from models.evaluation.metrics import roc_auc
 from models.evaluation.scenarios import END, SCENARIOS, Scenario, Sequences, normal_sample
 from models.tpp.sequence import SEQUENCE
 from models.tpp.sequence_component import score_at, take
@@ -75,10 +76,8 @@ def area_under_roc(normal: NDArray[np.float64], anomalous: NDArray[np.float64]) 
         )
     if np.isnan(normal).any() or np.isnan(anomalous).any():
         raise ValueError("expected scores that can be ordered, found NaN")
-    ordered = np.sort(normal)
-    below = np.searchsorted(ordered, anomalous, side="left")
-    not_above = np.searchsorted(ordered, anomalous, side="right")
-    return float(np.mean(below + not_above)) / (2.0 * len(normal))
+    label = np.repeat([False, True], [len(normal), len(anomalous)])
+    return roc_auc(label, np.concatenate([normal, anomalous]))
 
 
 @dataclass(frozen=True, slots=True)

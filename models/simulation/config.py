@@ -119,6 +119,11 @@ class SimulationConfig:
         return round(self.start.timestamp() * 1_000)
 
     @property
+    def quiet_until_ms(self) -> int:
+        """End of the warm-up, before which no anomaly begins, milliseconds since the epoch."""
+        return self.start_ms + round(self.duration_s * self.warm_up * 1_000)
+
+    @property
     def end_ms(self) -> int:
         """End (exclusive), milliseconds since the epoch."""
         return self.start_ms + self.duration_s * 1_000

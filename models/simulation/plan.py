@@ -153,7 +153,7 @@ class _Casting:
     def begin_ms(self, length_ms: int) -> int:
         """Return a random begin after the warm-up, so that the length fits into the span."""
         config = self.config
-        first = config.start_ms + round(config.duration_s * config.warm_up * 1_000)
+        first = config.quiet_until_ms
         return first + int(self.rng.random() * max(config.end_ms - first - length_ms, 1))
 
     def short(self, kind: str, entity_kind: str, entity: int, minutes: float) -> Target:

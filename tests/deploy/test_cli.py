@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,54 +13,18 @@ from typer.testing import CliRunner
 from deploy import alerts, simulate, submit
 from deploy.bench import run as bench_run
 from deploy.bench.plan import FULL, SHORT, Plan
-from deploy.cli import app, main
+from deploy.cli import app
 from deploy.commands import options, run
 from deploy.demo import run as demo_run
-from deploy.stack import kafka, misfits, record, stack
-from deploy.stack.options import SERVICES, ServiceStatus, StackError, StackOptions
+from deploy.stack import kafka, stack
+from deploy.stack.options import ServiceStatus, StackError, StackOptions
 from deploy.stack.record import StackState
 from flink_jobs.errors import EddyError
 from flink_jobs.settings import MASK, Settings
 from models.prior import KindPrior, Prior, save_prior
 from models.simulation.config import SimulationConfig
+from tests.deploy.command_line import Run
 from tests.flink_jobs.component_cases import registered
-
-
-@dataclass(frozen=True)
-class Result:
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def eddy(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Run:
-    """Run a command line in an empty folder, with no variables of eddy's."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.delenv("EDDY_CONFIG", raising=False)
-
-    def run_line(*arguments: str) -> Result:
-        code = main(arguments)
-        captured = capsys.readouterr()
-        return Result(code, captured.out, captured.err)
-
-    return run_line
-
-
-@pytest.fixture
-def running(tmp_path: Path) -> StackState:
-    """Record a local stack on unusual ports in ./.eddy."""
-    ports = {name: port + 10 for name, port in record.USUAL_PORTS.items()}
-    state = StackState(StackOptions(root=tmp_path / ".eddy"), ports)
-    record.save(state)
-    return state
-
 
 # ---- the whole ----
 
@@ -84,6 +47,14 @@ def test_help_names_every_command() -> None:
     )
     for command in commands:
         assert f"\n  {command} " in result.stdout
+
+
+@pytest.mark.parametrize("group", ["", "bench", "config", "evaluate"])
+def test_no_summary_of_a_command_is_cut_off(group: str) -> None:
+    result = CliRunner().invoke(app, [*group.split(), "--help"], env={"COLUMNS": "80"})
+    commands = result.stdout.partition("Commands:")[2].splitlines()
+    cut = [line for line in commands if line.endswith("...")]
+    assert [line for line in cut if not line.startswith("  train ")] == []
 
 
 @pytest.mark.parametrize(
@@ -206,6 +177,8 @@ def test_config_show_masks_secrets_and_says_where_from(eddy: Run) -> None:
         f'kafka = {{"sasl.password" = "{MASK}"}}  # --set source.kafka.sasl.password' in result.out
     )
     assert "timeout_ms" not in result.out
+    nothing = eddy("config", "show", "--changed").out.splitlines()
+    assert nothing[1:] == ["# all are the defaults: no file, variable or --set changes one"]
 
 
 def test_config_show_json_and_toml_hold_every_key(eddy: Run) -> None:
@@ -291,52 +264,6 @@ def test_a_server_that_fails_is_told_without_a_traceback(
     assert result.code == 1
     assert result.err.endswith("eddy: kafka died while starting\nlast line of its log\n")
     assert "Traceback" not in result.err
-
-
-def test_status_without_a_stack_is_down(eddy: Run) -> None:
-    result = eddy("status", "--json")
-    assert result.code == 3
-    assert [row["condition"] for row in json.loads(result.out)] == ["down"] * len(SERVICES)
-
-
-def test_status_is_a_table(eddy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    services = [
-        ServiceStatus("kafka", "up", "127.0.0.1:9092", 41, 3_723.0, "3 topics"),
-        ServiceStatus("triton", "external", "t:8001"),
-        ServiceStatus("jobmanager", "up", "127.0.0.1:8081", 43, 75.0),
-    ]
-    monkeypatch.setattr(stack, "status", lambda _root: services)
-    result = eddy("status")
-    assert result.code == 0
-    lines = result.out.splitlines()
-    assert lines[0].split() == ["service", "condition", "address", "pid", "up", "for", "detail"]
-    assert lines[1].split() == [
-        *("kafka", "up", "127.0.0.1:9092", "41", "1h", "02m", "3", "topics"),
-    ]
-    assert lines[2].split() == ["triton", "external", "t:8001"]
-    assert lines[3].split() == ["jobmanager", "up", "127.0.0.1:8081", "43", "1m", "15s"]
-
-
-def test_status_says_whether_the_prior_fits(
-    eddy: Run, running: StackState, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(stack, "status", lambda _root: [ServiceStatus("kafka", "up")])
-    asked = []
-
-    def priors(state: StackState) -> list[misfits.PriorMisfit]:
-        asked.append(state.ports)
-        return [misfits.PriorMisfit("eddy-detect", "user", 0.29, 0.03)]
-
-    monkeypatch.setattr(misfits, "prior_misfits", priors)
-    result = eddy("status")
-    assert result.code == 0  # a server that is down is another matter
-    assert asked == [running.ports]
-    (line,) = [line for line in result.out.splitlines() if "prior of user" in line]
-    assert line.split()[3:9] == ["misfit", "eddy-detect", "values", "0.29,", "gaps", "0.03"]
-    _, row = json.loads(eddy("status", "--json").out)
-    assert (row["service"], row["condition"], row["misfit_value"]) == (
-        "prior of user", "misfit", 0.29
-    )  # fmt: skip
 
 
 def test_down_without_a_stack_does_nothing(eddy: Run) -> None:
@@ -599,11 +526,28 @@ def test_bytes_that_are_no_alert_are_shown_as_such() -> None:
 
 
 def test_alerts_without_a_broker_say_so(eddy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(alerts, "METADATA_TIMEOUT_S", 0.5)
-    result = eddy("alerts", "--set", "source.bootstrap_servers=127.0.0.1:1")
+    # librdkafka would wait for longer than a test may, and say it in other words.
+    monkeypatch.setattr(alerts, "METADATA_TIMEOUT_S", 600.0)
+    result = eddy("alerts", "--set", "source.bootstrap_servers=127.0.0.1:1,127.0.0.1:2")
     assert result.code == 1
-    assert result.err.startswith("eddy: no Kafka broker answers at 127.0.0.1:1")
-    assert "`eddy up`" in result.err
+    assert result.err == (
+        "eddy: no Kafka broker answers at 127.0.0.1:1,127.0.0.1:2: Connection refused; start the"
+        " local stack with `eddy up`, or name yours in source.bootstrap_servers\n"
+    )
+
+
+def test_what_listens_and_is_no_broker_is_left_to_kafkas_client(
+    eddy: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import socket
+
+    monkeypatch.setattr(alerts, "METADATA_TIMEOUT_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as listens:
+        address = f"127.0.0.1:1,127.0.0.1:{listens.getsockname()[1]}"
+        result = eddy("alerts", "--set", f"source.bootstrap_servers={address}")
+    assert result.code == 1
+    assert result.err.startswith(f"eddy: no Kafka broker answers at {address}: ")
+    assert "refused" not in result.err
 
 
 def test_a_broken_record_of_the_stack_says_what_to_do(eddy: Run, running: StackState) -> None:

@@ -38,6 +38,7 @@ from deploy.demo.watch import Board
 from deploy.stack.options import REPOSITORY, ServiceStatus, StackOptions
 from deploy.stack.processes import find_marked
 from deploy.stack.triton import regions
+from deploy.trimmed import Trimmed
 from flink_jobs.errors import EddyError
 from flink_jobs.intensity_protocol import NullClient
 from flink_jobs.settings import Settings, load
@@ -324,6 +325,21 @@ def test_the_page_says_degraded_and_what_is_down() -> None:
     assert "Triton down" in text
 
 
+def test_while_no_anomaly_is_hidden_it_says_so() -> None:
+    world = SimulationConfig(duration_s=30 * 86_400)
+    board = Board(seed=7, expected=9, quiet_until_ms=world.quiet_until_ms, min_events=8)
+    board.first_s, board.event_ms = 1.0, world.start_ms
+    assert "alerts 0 (event time 01-05 00:00, anomalies begin 01-15 00:00)  latency" in (
+        live.figures_line(board)
+    )
+    text = " ".join(lines_of(board, 80, 24)[-2:])
+    assert "none yet: the payments hold no anomaly before 01-15 00:00" in text
+    assert text.rstrip().endswith("an entity needs 8 events before it can alert")
+    board.event_ms = world.quiet_until_ms
+    assert "alerts 0  latency" in live.figures_line(board)
+    assert lines_of(board, 80, 24)[-1].strip() == "none yet"
+
+
 def test_lines_for_what_is_no_terminal() -> None:
     board = busy_board()
     out = io.StringIO()
@@ -341,10 +357,11 @@ def test_lines_for_what_is_no_terminal() -> None:
 def test_the_report_on_the_screen() -> None:
     out = io.StringIO()
     report = build_report(a_run(), [anomaly(1)], [alert(time_ms=1_500), alert("user/u-2", 0)])
-    Console(file=out, width=80).print(live.report_page(report))
+    Console(file=out, width=80).print(Trimmed(live.report_page(report)))
     text = out.getvalue()
+    assert all(line == line.rstrip() for line in text.splitlines())
     assert "takeover" in text
-    assert "1.000   1 of 1 anomalies found" in text
+    assert "1.000   1 of 1 anomaly found" in text
     assert "0.500   1 of 2 alerts meet no anomaly" in text
 
 

@@ -460,7 +460,7 @@ def test_misfits_of_priors_are_read_from_the_jobs_metrics(
         "values 0.29, gaps 0.03 from what it was fitted on, more than 0.2: fit it again with "
         "`eddy fit`"
     )
-    assert found[1].detail == "too few events yet"
+    assert found[1].detail == "too few events yet: some 16,000 of a kind are needed"
     fine = misfits.PriorMisfit("eddy", "user", 0.05)
     assert (fine.condition, fine.detail) == (
         "fits", "values 0.05, gaps – from what it was fitted on"

@@ -129,11 +129,15 @@ def test_the_body_of_an_alert() -> None:
         ("amount_down", "values have stayed below the typical 1000"),
         (
             "burst",
-            "events come at 8 times the expected rate or more: the last after 7.5 s, "
-            "where 2.5 h is usual",
+            "a run of events much faster than this entity's usual: the last came 7.5 s after the "
+            "one before, where 2.5 h is usual",
         ),
         ("surge", "events come faster and values are higher than the typical 1000"),
-        ("regularity", "the gaps are too regular for this entity"),
+        (
+            "regularity",
+            "the last 10 events or so came at almost equal intervals, like clockwork (the last "
+            "after 7.5 s); this entity's intervals usually vary far more",
+        ),
         ("partners", "about 17 distinct partners, more than expected"),
         ("mark", "a mark that this entity's history does not suggest"),
     ],
@@ -186,7 +190,7 @@ def test_what_is_missing_or_beyond_numbers_is_null() -> None:
 )
 def test_spans_have_their_own_units(seconds: float, text: str) -> None:
     data = alert({"burst": 25.0}, log_gap=math.log(seconds))["data"]
-    assert f"the last after {text}, " in data["reasons"][0]["text"]
+    assert f"the last came {text} after the one before, " in data["reasons"][0]["text"]
 
 
 def test_ids_are_those_of_the_event_and_its_entity_alone() -> None:

@@ -137,6 +137,10 @@ def test_the_savepoint_has_what_a_migration_must_cope_with(savepoint: Savepoint)
     assert '"detector":"amount' in outputs or '"detector":"burst' in outputs
 
 
+def _without_sentences(output: str) -> str:
+    return re.sub(r'"text":"[^"]*"', '"text":""', output)
+
+
 def test_state_form_1_goes_on_with_the_same_scores(savepoint: Savepoint) -> None:
     restored = Restored(savepoint)
     assert restored.in_flight > 0
@@ -145,7 +149,10 @@ def test_state_form_1_goes_on_with_the_same_scores(savepoint: Savepoint) -> None
     # Alerts have named model and version since.
     found = [f"{o.kind} {MODEL.sub('', o.value.decode())}" for o in restored.outputs]
     if COMPILED:
-        assert found == savepoint.text("outputs").split("\n")
+        # All but the sentences, whose wording has changed since.
+        assert [*map(_without_sentences, found)] == [
+            *map(_without_sentences, savepoint.text("outputs").split("\n"))
+        ]
     else:
         assert len(found) == len(savepoint.text("outputs").split("\n"))
 

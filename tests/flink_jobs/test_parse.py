@@ -96,6 +96,7 @@ def test_no_records_and_no_events() -> None:
 
 
 @pytest.mark.parametrize("poison", POISONS, ids=lambda poison: poison.name)
+@pytest.mark.compiled
 def test_poison_is_rejected_and_its_neighbours_are_not(poison: Poison) -> None:
     values = [payment(), poison.value, payment(payment_id="p-3")]
     parsed = parse(records(values), PAYMENTS, 1)
@@ -109,6 +110,7 @@ def test_poison_is_rejected_and_its_neighbours_are_not(poison: Poison) -> None:
     assert rejected.value == (poison.value or b"")
 
 
+@pytest.mark.compiled
 def test_all_poisons_in_one_batch() -> None:
     values = [value for poison in POISONS for value in (poison.value, payment())]
     parsed = parse(records(values), PAYMENTS, 1)

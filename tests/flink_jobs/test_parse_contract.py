@@ -131,6 +131,7 @@ def test_what_is_rejected_breaks_the_schema(poison: Poison) -> None:
         assert faults("payment", message) != []
 
 
+@pytest.mark.compiled
 def test_dead_letters_follow_the_schema() -> None:
     rejected = parse(records([poison.value for poison in POISONS]), PAYMENTS, 1).rejected
     assert len(rejected) == len(POISONS)

@@ -208,6 +208,7 @@ def check(values: list[bytes], ingest_ms: list[int], event_settings: EventSettin
 
 
 @pytest.mark.parametrize("event_settings", ALL_SETTINGS)
+@pytest.mark.compiled
 def test_both_readers_agree_on_arbitrary_messages(event_settings: EventSettings) -> None:
     messages = damaged(messages_of(event_settings))
     if event_settings in SHAPES:
@@ -238,6 +239,7 @@ def test_both_readers_agree_on_arbitrary_messages(event_settings: EventSettings)
     [b'{"' + b'":1,"'.join(b"%d" % i for i in range(n)) + b'":1}' for n in (255, 256, 257)],
     PAYMENTS,
 )
+@pytest.mark.compiled
 def test_both_readers_agree_on_payments(values: list[bytes], event_settings: EventSettings) -> None:
     check(values, [2**45] * len(values), event_settings)
 

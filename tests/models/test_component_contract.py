@@ -155,6 +155,7 @@ def test_one_by_one_equals_the_batch(case: Case, component: Component) -> None:
 
 @settings(max_examples=30, derandomize=True, deadline=None)
 @given(cuts=st.lists(st.integers(0, EVENTS), max_size=4), seed=st.integers(0, 50))
+@pytest.mark.compiled
 def test_a_split_anywhere_changes_nothing(
     case: Case, component: Component, cuts: list[int], seed: int
 ) -> None:
@@ -194,6 +195,7 @@ def test_the_future_changes_no_score(case: Case, component: Component) -> None:
     np.testing.assert_array_equal(before[:half].view(np.uint32), after[:half].view(np.uint32))
 
 
+@pytest.mark.compiled
 def test_p_values_are_uniform_on_data_from_the_model(case: Case, component: Component) -> None:
     """Rates at .1 and .01; `test_structural.py` has .001, on longer streams."""
     if case.model_events is None:

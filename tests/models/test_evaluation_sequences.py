@@ -154,6 +154,7 @@ def test_it_finds_what_no_scenario_has(draw: Draw, least: float) -> None:
     assert area > least
 
 
+@pytest.mark.compiled
 def test_the_report_follows_from_its_seed() -> None:
     told: list[str] = []
     count = 40 if COMPILED else 10

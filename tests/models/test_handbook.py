@@ -66,6 +66,7 @@ def all_scores(scores: Scores) -> dict[str, NDArray[np.float64]]:
 
 
 @pytest.mark.parametrize("share", [0.3, 0.8])
+@pytest.mark.compiled
 def test_replacing_the_future_changes_no_score_so_far(share: float) -> None:
     payments = world(1)
     at = int(share * len(payments))
@@ -76,6 +77,7 @@ def test_replacing_the_future_changes_no_score_so_far(share: float) -> None:
         assert (score[at:] != after[name][at:]).any(), name
 
 
+@pytest.mark.compiled
 def test_no_label_acts_before_its_delay() -> None:
     """Other labels from day 20 on change nothing before day 27, and something after."""
     payments = world(3)
@@ -90,6 +92,7 @@ def test_no_label_acts_before_its_delay() -> None:
     assert (before.late[day >= 28] != after.late[day >= 28]).any()
 
 
+@pytest.mark.compiled
 def test_names_and_progress_do_not_matter() -> None:
     payments = world(4, days=25)
     told: list[tuple[int, int]] = []
@@ -103,6 +106,7 @@ def test_names_and_progress_do_not_matter() -> None:
     assert told[-1] == (len(payments), len(payments))
 
 
+@pytest.mark.compiled
 def test_late_labels_find_bad_terminals_in_a_small_world() -> None:
     payments = world(5, days=60)
     scores = score_payments(payments)
@@ -149,6 +153,7 @@ def test_known_cards_are_left_out_by_day() -> None:
     assert chosen.test.tolist() == [5, 6, 8, 10]
 
 
+@pytest.mark.compiled
 def test_report_of_a_small_world() -> None:
     payments = world(7, days=60)
     begin = (START_DAY + 45) * DAY_MS

@@ -58,6 +58,7 @@ def test_an_unknown_label_teaches_nothing() -> None:
     assert cov.tolist() == [[1.0]]
 
 
+@pytest.mark.compiled
 def test_weights_approach_the_maximum_likelihood_and_stay_positive_definite() -> None:
     rng = np.random.default_rng(1)
     x = np.column_stack([np.ones(40_000), rng.normal(size=(40_000, 2))])

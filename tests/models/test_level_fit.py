@@ -43,6 +43,7 @@ def test_maximum_likelihood_finds_the_variances_over_many_entities() -> None:
     assert 0.6 < float(np.std(z)) < 1.5
 
 
+@pytest.mark.compiled
 def test_em_and_maximum_likelihood_agree() -> None:
     for seed in (1, 2):
         y = local_level(MAX_VALUES, 0.5, 0.25, seed)

@@ -141,6 +141,7 @@ def test_no_partner_and_a_window_that_is_over() -> None:
     assert state["bits"][0] == 1 << 9
 
 
+@pytest.mark.compiled
 def test_p_values_of_whole_windows_are_honest() -> None:
     """Poisson partners, hashed: of the last p-value of a window, randomised, .01 are below .01."""
     rng = np.random.default_rng(5)

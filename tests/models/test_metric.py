@@ -243,6 +243,7 @@ def test_the_first_event(component: Component) -> None:
     assert second[0].tolist()[2:5] == [42.0, 42.0, 42.0]
 
 
+@pytest.mark.compiled
 def test_the_alarm_is_the_score_in_nats(component: Component) -> None:
     """Weighted and silenced as the score is; 0 where nothing is scored, and limited."""
     value = daily(3_000)
@@ -283,6 +284,7 @@ def test_duplicate_and_older_times_are_taken_as_they_come(component: Component) 
 
 
 @pytest.mark.parametrize("constant", [0.0, 5.0, -1e-3, 1e9, 0.1])
+@pytest.mark.compiled
 def test_a_constant_series_is_quiet_until_it_changes(component: Component, constant: float) -> None:
     value = np.full(5_000, constant)
     value[4_000:] += max(1.0, abs(constant)) * 0.1
@@ -292,6 +294,7 @@ def test_a_constant_series_is_quiet_until_it_changes(component: Component, const
     assert np.flatnonzero(out[:, SCORE] >= 1.0)[-1] < 4_400
 
 
+@pytest.mark.compiled
 def test_a_metric_that_repeats_itself_is_quiet(component: Component) -> None:
     square = np.where((times(6_000) // (6 * HOUR_MS)) % 2 == 0, 20.0, 80.0)
     out, _ = walk(component, times(6_000), square)
@@ -311,6 +314,7 @@ def test_huge_and_tiny_values_stay_finite(component: Component) -> None:
 
 @given(st.lists(st.integers(0, 700), max_size=6))
 @settings(derandomize=True, deadline=None, max_examples=20)
+@pytest.mark.compiled
 def test_a_split_anywhere_changes_nothing(cuts: list[int]) -> None:
     component = metric_component()
     value, time_ms = daily(700, seed=2), times(700)
@@ -337,6 +341,7 @@ def test_one_by_one_equals_the_batch(component: Component) -> None:
     assert kept.tobytes() == state.tobytes()
 
 
+@pytest.mark.compiled
 def test_entities_do_not_influence_each_other(component: Component) -> None:
     order = np.random.default_rng(4).permutation(np.repeat(np.arange(3, dtype=np.int32), 500))
     place = np.argsort(np.argsort(order, kind="stable"), kind="stable") % 500
@@ -357,6 +362,7 @@ def test_a_fresh_entity_begins_anew(component: Component) -> None:
     same(again, alone)
 
 
+@pytest.mark.compiled
 def test_an_incident_alerts_once_unless_it_escalates(component: Component) -> None:
     value = daily(3_000)
     value[2_000:2_030] += 15.0
@@ -368,6 +374,7 @@ def test_an_incident_alerts_once_unless_it_escalates(component: Component) -> No
     assert len(alerts) <= 4
 
 
+@pytest.mark.compiled
 def test_the_scale_of_a_metric_does_not_matter(component: Component) -> None:
     value = daily(3_000)
     value[2_500] = 90.0
@@ -377,6 +384,7 @@ def test_the_scale_of_a_metric_does_not_matter(component: Component) -> None:
     assert plain[2_500, SCORE] > 1.0
 
 
+@pytest.mark.compiled
 def test_nothing_learns_from_the_future() -> None:
     """Replacing everything after a row changes no score up to it, on NAB's series."""
     component = metric_component()

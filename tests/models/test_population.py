@@ -73,6 +73,7 @@ def test_known_parameters_come_back() -> None:
     assert prior.gap_within_var == pytest.approx(0.81, rel=0.06)
 
 
+@pytest.mark.compiled
 def test_the_level_noise_comes_back() -> None:
     moving = fitted(population(entities=60, events=150, level_noise=0.02)).prior
     assert moving.level_noise == pytest.approx(0.02, rel=0.4)
@@ -80,6 +81,7 @@ def test_the_level_noise_comes_back() -> None:
     assert fitted(population(entities=60)).prior.level_noise < 2e-3
 
 
+@pytest.mark.compiled
 def test_a_few_anomalous_entities_and_values_change_little() -> None:
     clean = population()
     rng = np.random.default_rng(3)
@@ -114,6 +116,7 @@ def test_entities_with_few_values_are_not_drawn() -> None:
     assert stream.values(1).tolist() == [55.0, 56.0, 57.0, 58.0, 59.0]
 
 
+@pytest.mark.compiled
 def test_gaps_of_too_many_entities_are_drawn() -> None:
     n = GAP_ENTITIES + 500
     who = np.tile(np.arange(n), 5)

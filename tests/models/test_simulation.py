@@ -96,6 +96,7 @@ def _hash(chunks: list[SimulatedChunk], payments: int) -> str:
 # --- reproducible ---------------------------------------------------------------------------
 
 
+@pytest.mark.compiled
 def test_same_seed_gives_the_same_bytes_whatever_the_chunks() -> None:
     hashes = {
         _hash(list(simulate(LABELLED, chunk_payments)), 10_000)
@@ -104,6 +105,7 @@ def test_same_seed_gives_the_same_bytes_whatever_the_chunks() -> None:
     assert len(hashes) == 1
 
 
+@pytest.mark.compiled
 def test_another_process_gives_the_same_bytes() -> None:
     program = (
         "import sys; from models.simulation.config import demo;"
@@ -324,6 +326,7 @@ def test_nothing_to_encode() -> None:
     assert encode_lines(chunk)[0] == b""
 
 
+@pytest.mark.compiled
 def test_truth_is_not_in_the_payload() -> None:
     """An anomalous payment has the keys of any other, and ids of the same form and range."""
     lines = b"".join(encode_lines(chunk)[0] for chunk in simulate(LABELLED))
@@ -520,6 +523,7 @@ def test_training_has_no_anomalies() -> None:
     assert replace(demo(3), anomalies=AnomalyCounts()) == training(3)
 
 
+@pytest.mark.compiled
 def test_throughput_reaches_every_entity_and_stops_at_the_number() -> None:
     chunks = list(throughput(entities=1_000, payments=70_001, seed=3, chunk_payments=4_096))
     payments = Payments.join(list(chunks))

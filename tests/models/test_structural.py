@@ -614,6 +614,7 @@ def test_a_regressor_is_learned() -> None:
 
 
 @pytest.mark.parametrize("name", SPECS)
+@pytest.mark.compiled
 def test_single_precision_scores_as_double_does(name: str) -> None:
     events = measurements(13, 3_000)
     single, _ = walk(structural(SPECS[name]), events)

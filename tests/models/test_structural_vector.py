@@ -169,6 +169,7 @@ def test_the_noise_covariance_is_learned() -> None:
 
 
 @pytest.mark.parametrize("values", [2, 3, 4])
+@pytest.mark.compiled
 def test_p_values_are_uniform_on_data_from_the_model(values: int) -> None:
     told = []
     for seed in range(6):

@@ -201,6 +201,7 @@ def test_too_little_and_clockwork_are_refused() -> None:
         CROSS.score(draw(POISSON, 10, 1, 1))
 
 
+@pytest.mark.compiled
 def test_a_fit_by_marks_needs_marks_that_all_parts_share() -> None:
     data = draw(CROSS, 60, 2, 4)
     assert data.mark is not None
@@ -227,6 +228,7 @@ def test_a_family_without_a_finite_likelihood_is_left_out(monkeypatch: pytest.Mo
         classical_fit._best(lambda _: infinite(data), data, [[0.0]])
 
 
+@pytest.mark.compiled
 def test_the_likeliest_family_is_the_simulated_one() -> None:
     data = draw(CORRECTING, 60 if INTERPRETED else 600, 4, 9)
     fits = classical_fit.fit_all(data)

@@ -72,6 +72,7 @@ def _run_kernel(
     return found
 
 
+@pytest.mark.compiled
 def test_kernel_equals_the_numpy_twin_over_10000_events(
     weights: dict[str, NDArray[np.float32]],
 ) -> None:
@@ -94,6 +95,7 @@ def test_float32_squares_stay_near_the_formula() -> None:
             decay *= decay
 
 
+@pytest.mark.compiled
 def test_memory_and_answers_stay_in_range_over_a_million_events(
     weights: dict[str, NDArray[np.float32]],
 ) -> None:

@@ -205,6 +205,7 @@ def _place_by_integration(count: NDArray[np.float64], length: float) -> float:
 
 
 @pytest.mark.parametrize(("length", "burst"), [(100.0, 0), (100.0, 25), (62.5, 5)])
+@pytest.mark.compiled
 def test_place_averages_likelihood_ratios(length: float, burst: int) -> None:
     rng = np.random.default_rng(8)
     cells = math.ceil(length / CELL)

@@ -32,6 +32,7 @@ def surprises_at(end: float, seed: int) -> NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("end", [7.0, 30.0, 66.6, 100.0, 130.0, 213.0])
+@pytest.mark.compiled
 def test_false_alarms_come_as_often_as_the_p_value_says(end: float) -> None:
     surprise = surprises_at(end, int(end))
     assert np.isfinite(surprise).all()
@@ -43,6 +44,7 @@ def test_false_alarms_come_as_often_as_the_p_value_says(end: float) -> None:
         assert abs(found - level) < slack * level + 4.0 * math.sqrt(level / COUNT), (level, found)
 
 
+@pytest.mark.compiled
 def test_the_stored_table_is_what_the_fit_simulates() -> None:
     again = fit(count=COUNT, seed=3)
     np.testing.assert_array_equal(again.length, NULL.length)
@@ -84,6 +86,7 @@ def test_surprise_follows_the_knots_and_goes_on_with_slope_one() -> None:
         assert (np.diff(values) >= 0.0).all()
 
 
+@pytest.mark.compiled
 def test_simulation_follows_from_its_seed_alone() -> None:
     first = simulate(15.0, 500, np.random.SeedSequence(9))
     np.testing.assert_array_equal(first, simulate(15.0, 500, np.random.SeedSequence(9)))
