@@ -83,7 +83,7 @@ def configuration(settings: Settings) -> Configuration:
         # Entries put into the map are not read again: do not keep them in the worker.
         "python.map-state.read-cache-size": 1,
         "python.map-state.iterate-response-batch-size": 1_000,
-        # A batch is smaller than a network buffer: it would wait for Flink's 100 ms at each exchange.
+        # A batch is smaller than a network buffer: each exchange would keep it for up to 100 ms.
         "execution.buffer-timeout.interval": "5 ms",
         "table.exec.source.idle-timeout": "0 ms",
     }.items():

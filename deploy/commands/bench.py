@@ -108,7 +108,10 @@ def switches(
     overrides: Overrides = None,
     root: Root = DEFAULT_ROOT,
 ) -> None:
-    """Latency while the model in charge changes 100 times, beside that without (6 min)."""
+    """Latency while models change 100 times (6 min).
+
+    5,000 payments/s, at least once: first with one version in charge, then with two by turns.
+    """
     _bench("switches", _plan(seconds, short, None), as_json, config, overrides, root)
 
 

@@ -36,7 +36,7 @@ def intensity(
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Play worlds with anomalies: baselines, intensity model, sequences (1.5 min a world)."""
+    """Alerts with the intensity model and without (1.5 min)."""
     from deploy.evaluate.intensity import evaluate
     from deploy.evaluate.intensity_table import tables
 
