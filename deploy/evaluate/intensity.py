@@ -189,7 +189,9 @@ def _figures(
         judged = judge(world.truth, mine)
         wrong = {one.alert_id for one in judged.false}
         for kind, counts in count_by_kind(world.truth, judged.found).items():
-            totals.setdefault(kind, Counter()).update(total=counts["total"], found=counts["found"])
+            totals.setdefault(kind, Counter()).update(
+                total=int(counts["total"]), found=int(counts["found"])
+            )
         for anomaly in world.truth:
             if anomaly.anomaly_id not in judged.found:
                 missed.append(f"{world.name}: {anomaly.kind} {anomaly.entity}")
