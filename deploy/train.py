@@ -23,6 +23,8 @@ from models.simulation.stream import simulate
 from state.events import EventBatch
 
 CALIBRATION_WORLDS = 3
+# Beside the core: its packaged prior must know the tails of what a user may switch on later.
+COMPONENTS = ("sequence",)
 WORLD_SEEDS = 100  # priors and calibration see other worlds than the decoder does
 
 
@@ -59,6 +61,10 @@ def calibrate(settings: Settings, folder: Path, seed: int, report: Callable[[str
         seed: of the first world; 1,000 seeds apart give other worlds.
         report: told of each step.
     """
+    named = ",".join(COMPONENTS)
+    settings = settings.override(
+        *(f"detection.components.{kind}={named}" for kind, _ in settings.event.entities)
+    )
     first = seed * WORLD_SEEDS
     report(f"prior: simulated world {first}")
     prior = fit_prior(_stream(first, settings), settings)

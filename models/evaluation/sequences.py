@@ -1,6 +1,6 @@
 """How well the sequence statistic tells anomalous event sequences from normal ones.
 
-The statistic is that of `models/tpp/sequence.py`. The job does not compute it yet.
+The statistic is that of `models/tpp/sequence.py`, as the component `sequence` of the job has it.
 
 The protocol of Shchur et al. (NeurIPS 2021): a statistic s of a test sequence becomes the p-value 2
 min(F(s), 1 - F(s)) with F its empirical distribution on normal training sequences; the figure is

@@ -20,13 +20,18 @@ from models.tpp.sequence import (
     FAST,
     LEVELS,
     LONGEST,
+    PATIENCE,
     SEQUENCE,
     SHORTEST,
     SLOW,
     WINDOW,
+    admit,
     begin,
+    observe,
 )
 from models.tpp.sequence_component import (
+    CLOSE,
+    EVERY,
     PARAMETERS,
     SEQUENCE_COMPONENT,
     TELLS,
@@ -167,8 +172,11 @@ def test_splitting_a_batch_anywhere_changes_nothing(
     if one_by_one:
         np.testing.assert_array_equal(at_once, np.concatenate(one_by_one))
     assert whole.tobytes() == parts.tobytes() == single.tobytes()
-    assert np.isfinite(at_once).all()
+    assert np.isfinite(at_once[:, 0]).all()
     assert (at_once[:, 0] >= 0.0).all()
+    # Either all is told of an event, or nothing.
+    known = np.isfinite(at_once[:, 1:])
+    assert (known.all(axis=1) | ~known.any(axis=1)).all()
 
 
 def test_entities_do_not_influence_each_other() -> None:
@@ -189,7 +197,10 @@ def test_taking_in_without_scores_leaves_the_same_state() -> None:
     gaps = gaps_of(3, 300)
     state = np.zeros(1, SEQUENCE)
     out = walked(state, np.zeros(300, np.int32), gaps, np.zeros(300, np.bool_))
-    assert state.tobytes() == taken(gaps).tobytes()
+    other = taken(gaps)
+    for name in SEQUENCE.names or ():
+        if name not in ("source", "unjudged"):
+            np.testing.assert_array_equal(state[name], other[name], err_msg=name)
     now = score_at(state, np.zeros(1, np.int32), np.array([0.0]))
     np.testing.assert_array_equal(out[-1:], now.astype(np.float32))
 
@@ -221,6 +232,58 @@ def test_a_gap_that_is_not_known_is_neither_counted_nor_scored() -> None:
     assert state.tobytes() == before.tobytes()
     assert (out[:, 0] == 0.0).all()
     assert np.isnan(out[:, 1:]).all()
+
+
+def test_every_fourth_event_is_judged_and_each_after_an_answer_that_is_close() -> None:
+    gaps = np.concatenate([gaps_of(11, 100), np.full(30, 0.01)])
+    row, none = np.zeros(len(gaps), np.int32), np.zeros(len(gaps), np.bool_)
+    out = walked(np.zeros(1, SEQUENCE), row, gaps, none)
+    judged = ~np.isnan(out[:, 1])
+    assert np.flatnonzero(judged[:100]).tolist() == list(range(EVERY - 1, 100, EVERY))
+    close = np.flatnonzero(out[:, 0] > CLOSE)
+    assert len(close) > 10
+    assert judged[close[close < len(gaps) - 1] + 1].all()
+    state = np.zeros(1, SEQUENCE)
+    for i in range(len(gaps)):
+        take(state, row[:1], gaps[i : i + 1])
+        if judged[i]:
+            now = score_at(state, row[:1], np.zeros(1))
+            np.testing.assert_array_equal(out[i], now[0].astype(np.float32))
+
+
+def test_what_is_told_beside_the_surprise() -> None:
+    for scale, way in ((1.0, 0.0), (0.25, 0.0)):
+        told = dict(zip(TELLS, score_at(taken(gaps_of(12, 90, scale)), *now(0.0))[0], strict=True))
+        assert told["sequence_seen"] == 90.0
+        assert told["sequence_expected"] == pytest.approx(gaps_of(12, 90, scale).sum(), rel=1e-6)
+        assert told["sequence_irregularity"] == pytest.approx(way, abs=0.3)
+    clock = dict(zip(TELLS, score_at(taken(np.ones(90)), *now(0.0))[0], strict=True))
+    assert clock["sequence_irregularity"] == pytest.approx(-0.5772, abs=1e-3)
+    bursts = np.tile([0.01, 0.01, 0.01, 3.97], 20)
+    told = dict(zip(TELLS, score_at(taken(bursts), *now(0.0))[0], strict=True))
+    assert told["sequence_irregularity"] > 1.0
+
+
+def now(waited: float) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    return np.zeros(1, np.int32), np.array([waited])
+
+
+def test_a_few_spacings_of_another_model_are_left_out_and_many_begin_a_window() -> None:
+    state = np.zeros(1, SEQUENCE).view(np.recarray)
+
+    def admitted(source: int) -> bool:
+        found: bool = admit(state[0], source)
+        if found:
+            observe(state[0], 1.0)
+        return found
+
+    assert [admitted(1) for _ in range(5)] == [True] * 5
+    assert [admitted(0) for _ in range(PATIENCE - 1)] == [False] * (PATIENCE - 1)
+    assert admitted(1)
+    assert state["events"].sum() == 6
+    assert [admitted(0) for _ in range(PATIENCE)] == [False] * (PATIENCE - 1) + [True]
+    assert state["events"].sum() == 1
+    assert state["source"][0] == 0
 
 
 def test_a_moment_needs_a_time_that_has_passed() -> None:
