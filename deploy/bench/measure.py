@@ -108,7 +108,7 @@ def _latency(session: Session, chosen: System, delivery: str) -> Figures:
     plan = session.plan
     sent_s = plan.live_warm_s + plan.live_s
     with live(session, chosen, plan.entities, delivery, sent_s) as run:
-        arrivals = _read(run, sent_s + SETTLE_S)
+        arrivals = read_arrivals(run, sent_s + SETTLE_S)
         first = run.history + workload.live_payments(plan, plan.live_warm_s)
         # The sender may have been late: the last payments are not waited for.
         last = run.history + workload.live_payments(plan, sent_s - 1.0)
@@ -123,7 +123,8 @@ def _latency(session: Session, chosen: System, delivery: str) -> Figures:
     }
 
 
-def _read(run: Live, seconds: float) -> list[Arrival]:
+def read_arrivals(run: Live, seconds: float) -> list[Arrival]:
+    """Read what comes out in so many seconds."""
     until_s = time.time() + seconds
     arrivals: list[Arrival] = []
     while time.time() < until_s:
@@ -179,7 +180,7 @@ def _longest_gap(session: Session, eddy: System) -> float:
     sent_s = plan.live_warm_s + plan.live_s
     with live(session, eddy, plan.entities, "at_least_once", sent_s) as run:
         began_s = time.time()
-        arrivals = _read(run, sent_s)
+        arrivals = read_arrivals(run, sent_s)
     at_s = (arrival.at_s for arrival in arrivals)
     # The sender may end a moment before we do.
     gap_s = statistics.longest_gap_s(at_s, began_s + plan.live_warm_s, began_s + sent_s - 1.0)
@@ -192,7 +193,7 @@ def _recovery(session: Session, eddy: System, entities: int) -> Figures:
     plan = session.plan
     sent_s = plan.live_warm_s + RECOVERY_TIMEOUT_S
     with live(session, eddy, entities, "exactly_once", sent_s) as run:
-        before = _read(run, plan.live_warm_s)
+        before = read_arrivals(run, plan.live_warm_s)
         if not before:
             raise StackError("no alert came before the fault; nothing can be said of recovery")
         sizes = checkpoint_figures(session.state, run.job.job_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from deploy.bench import measure, report
+from deploy.bench import measure, report, switches
 from deploy.bench.measure import Result
 from deploy.bench.plan import Plan
 from deploy.bench.session import Session, session
@@ -15,6 +15,7 @@ BENCHMARKS: dict[str, Callable[[Session], Result]] = {
     "throughput": measure.throughput,
     "latency": measure.latency,
     "state": measure.state,
+    "switches": switches.switches,
 }
 
 
@@ -38,6 +39,8 @@ def run_bench(
         StackError: a server or a job does not run.
         ValueError: too little went through to say anything.
     """
+    if name == "switches":
+        options, settings = switches.prepare(options, settings)
     with session(options, settings, plan, progress) as running:
         versions = report.versions(running.state)
         found = BENCHMARKS[name](running)

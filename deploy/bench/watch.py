@@ -140,7 +140,7 @@ class Outputs:
     """Reads a topic of alerts as a careful consumer does: committed ones only."""
 
     def __init__(self, state: StackState, topic: str) -> None:
-        self._consumer = _consumer(state, "read_committed")
+        self._consumer = consumer_of(state, "read_committed")
         self._consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING)])
 
     def read(self, timeout_s: float = 0.05) -> Iterator[Arrival]:
@@ -173,7 +173,7 @@ def timestamps_ms(state: StackState, topic: str, first: int, last: int) -> NDArr
     Raises:
         StackError: the topic does not give them in time.
     """
-    consumer = _consumer(state, "read_uncommitted")
+    consumer = consumer_of(state, "read_uncommitted")
     found = np.zeros(last - first, np.int64)
     seen, deadline_s = 0, time.monotonic() + READ_TIMEOUT_S
     try:
@@ -191,7 +191,8 @@ def timestamps_ms(state: StackState, topic: str, first: int, last: int) -> NDArr
     return found
 
 
-def _consumer(state: StackState, isolation: str) -> Consumer:
+def consumer_of(state: StackState, isolation: str) -> Consumer:
+    """Return a consumer that belongs to no group in particular."""
     return Consumer(
         {
             **state.kafka_config,

@@ -86,6 +86,19 @@ def state(
 
 
 @app.command()
+def switches(
+    seconds: Seconds = None,
+    short: Short = False,
+    as_json: AsJson = False,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    root: Root = DEFAULT_ROOT,
+) -> None:
+    """Latency while the model in charge changes 100 times, beside that without (6 min)."""
+    _bench("switches", _plan(seconds, short, None), as_json, config, overrides, root)
+
+
+@app.command()
 def baselines(
     peers_python: Annotated[
         list[Path] | None,

@@ -74,6 +74,8 @@ def stack_options(
         model_name=settings.triton.model_name,
         task_slots=settings.flink.parallelism,
     )
+    if settings.triton.model_repository:
+        options = replace(options, triton_repo=Path(settings.triton.model_repository))
     if kafka is not None:
         options = replace(options, kafka_config=to_librdkafka(settings.source.kafka))
     if triton is not None and tls.tls:

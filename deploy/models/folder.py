@@ -267,14 +267,14 @@ def check_moments(
 
 
 def _moments(prior: Prior, kinds: list[str], encoder: Encoder) -> dict[str, dict[str, Any]]:
-    from flink_jobs.advance import AdvanceModel
+    from flink_jobs.advance import PRIOR_NUMBERS, AdvanceModel
 
     found: dict[str, dict[str, Any]] = {}
     for kind in kinds:
-        model = AdvanceModel.of(prior.of(kind), encoder, 1)
-        found[kind] = model.parameters._asdict() | {
-            "weekly profile": tuple(model.cumulative.tolist())
-        }
+        model = AdvanceModel.of(prior.of(kind), encoder, None)
+        numbers = model.parameters._asdict()
+        found[kind] = {name: numbers[name] for name in PRIOR_NUMBERS}
+        found[kind]["weekly profile"] = tuple(model.cumulative.tolist())
     return found
 
 

@@ -67,9 +67,9 @@ def model_root(settings: Settings) -> Path:
     Raises:
         EddyError: there is none.
     """
-    from flink_jobs.model_files import REPOSITORY
+    from flink_jobs import model_files
 
-    root = Path(settings.triton.model_repository or REPOSITORY) / settings.triton.model_name
+    root = model_files.model_root(settings)
     if not root.is_dir():
         raise EddyError(
             f"model repository: expected a folder {root}; check triton.model_repository and "

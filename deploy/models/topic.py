@@ -12,28 +12,28 @@ import orjson
 from flink_jobs.errors import EddyError
 from flink_jobs.settings import Settings
 
-TOPIC = "eddy.models"
 # Of each partition: reports of shards come every few seconds, and only the newest count.
 NEWEST = 20_000
-
-
-def topic_of(settings: Settings) -> str:
-    """Return the topic's name."""
-    return str(getattr(settings.sink, "models_topic", TOPIC))
 
 
 def read_topic(settings: Settings) -> list[Mapping[str, Any]]:
     """Return the newest messages of the model that the settings name, oldest first.
 
     Raises:
-        EddyError: no broker answers, or there is no such topic.
+        EddyError: the job writes none, no broker answers, or there is no such topic.
     """
     from deploy import alerts
     from deploy.kafka_properties import to_librdkafka
 
+    name = settings.sink.models_topic
+    if name is None:
+        raise EddyError(
+            "the job writes no reports on its models; name a topic in sink.models_topic"
+        )
+
     source = alerts.AlertTopic(
         settings.source.bootstrap_servers,
-        topic_of(settings),
+        name,
         to_librdkafka(settings.sink.kafka or settings.source.kafka),
         setting="sink.models_topic",
     )
