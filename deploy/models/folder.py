@@ -226,7 +226,7 @@ def check_answers(
 
 
 def check_moments(
-    version: Path, encoder: Encoder, settings: Settings, in_charge: Path
+    version: Path, encoder: Encoder, settings: Settings, base: Path
 ) -> Mapping[str, Any]:
     """Refuse a version whose prior's moments are not those that the job's state was made with.
 
@@ -234,7 +234,7 @@ def check_moments(
         version: its folder.
         encoder: any; what is compared does not depend on it.
         settings: `detection.prior` and the entity kinds.
-        in_charge: folder of the version in charge.
+        base: folder of the version that the job's state is founded on.
 
     Returns:
         The moments, by kind and name.
@@ -249,10 +249,10 @@ def check_moments(
         told = load_prior(version / "prior.json")
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise RefusedModelError(f"{version / 'prior.json'} is no prior: {error}") from None
-    known = read_prior(settings, in_charge)
+    known = read_prior(settings, base)
     kinds = [kind for kind, _ in settings.event.entities]
     ours, theirs = (_moments(prior, kinds, encoder) for prior in (known, told))
-    where = settings.detection.prior or f"version {in_charge.name}"
+    where = settings.detection.prior or f"version {base.name}"
     for kind, moments in ours.items():
         for name, expected in moments.items():
             found = theirs[kind][name]

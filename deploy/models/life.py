@@ -120,7 +120,7 @@ def publish(settings: Settings, folder: Path, server: ModelServer) -> Done:
             encoder = load_encoder(folder)
         except (OSError, ValueError, KeyError) as error:
             raise EddyError(f"{folder / 'encoder.npz'}: {error}") from None
-        check_moments(folder, encoder, settings, in_charge)
+        check_moments(folder, encoder, settings, root / str(before.base))
         notes = _about_others(root, version, before)
         served = server.served()
         if not server.keeps_all_versions():
@@ -180,8 +180,8 @@ def _copy(folder: Path, root: Path, number: int, in_charge: Path) -> None:
         for path in sorted(folder.iterdir()):
             if path.is_file() and not path.name.startswith("."):
                 shutil.copyfile(path, hidden / path.name)
-        # Always the repository's own: a server's code is no part of what a training delivers.
-        shutil.copyfile(in_charge / "model.py", hidden / "model.py")
+        if not (hidden / "model.py").exists():
+            shutil.copyfile(in_charge / "model.py", hidden / "model.py")
         for path in hidden.iterdir():
             with path.open("rb") as written:
                 os.fsync(written.fileno())
@@ -283,7 +283,7 @@ def shadow(settings: Settings, version: int | None, server: ModelServer) -> Done
     """
     root = model_root(settings)
     with _alone(root):
-        notes = []
+        notes = _pinned(settings)
         now = rollouts.read_rollout(root)
         if version is not None:
             _check_served(server, root, version)
@@ -293,6 +293,13 @@ def shadow(settings: Settings, version: int | None, server: ModelServer) -> Done
                     "they are warm (`eddy models compare`)"
                 )
         return Done(rollouts.put_in_shadow(root, version), version, notes)
+
+
+def _pinned(settings: Settings) -> list[str]:
+    pinned = settings.triton.model_version
+    if not pinned:
+        return []
+    return [f"triton.model_version = {pinned}: a job with this setting follows no change"]
 
 
 def _check_served(server: ModelServer, root: Path, version: int) -> None:
@@ -341,7 +348,7 @@ def promote(
         now = rollouts.read_rollout(root)
         if version == now.in_charge:
             return Done(now, version, [f"version {version} is in charge already"])
-        notes = []
+        notes = _pinned(settings)
         known = {now.in_charge, now.base}
         own = not any(same_encoder(root / str(version), root / str(n)) for n in known)
         if own and (compared is None or compared.warm < WARM):
@@ -375,7 +382,7 @@ def roll_back(settings: Settings, reason: str, server: ModelServer) -> Done:
     root = model_root(settings)
     after = rollouts.roll_back(root, "user", reason)
     served = served_or_none(server)
-    notes = []
+    notes = _pinned(settings)
     if served is None:
         notes.append("Triton does not answer: whether it serves the version is not known")
     elif served.get(after.in_charge) != READY:

@@ -94,15 +94,20 @@ def _row(root: Path, number: int, now: Rollout, served: Mapping[int, str] | None
 
 def _trained_on(card: Mapping[str, Any]) -> str:
     data = card.get("data")
-    source = data.get("source") if isinstance(data, Mapping) else None
-    return str(source or "")
+    if not isinstance(data, Mapping) or not data.get("source"):
+        return ""
+    source = str(data["source"]).split(";")[0]
+    if not data.get("last"):
+        return source
+    # `eddy train --from`: a path says less than its name and the days.
+    return f"{Path(source).name} {str(data.get('first', ''))[:10]} to {str(data['last'])[:10]}"
 
 
 def _nats(card: Mapping[str, Any]) -> float | None:
     """Return the mean over events of gap and mark together, None where the card says none."""
     judged = card.get("judged")
     for name in JUDGED:
-        rows = judged.get(name) if isinstance(judged, Mapping) else None
+        rows = judged.get(name) if isinstance(judged, Mapping) else judged
         if not isinstance(rows, list) or not rows:
             continue
         try:

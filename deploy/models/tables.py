@@ -70,8 +70,8 @@ def _moment(at: str) -> str:
     return at.replace("T", " ").replace("Z", "")[:19]
 
 
-def _short(source: str, limit: int = 28) -> str:
-    first = source.split(";")[0].split(",")[0].strip()
+def _short(source: str, limit: int = 48) -> str:
+    first = source.split(",")[0].strip()
     return first if len(first) <= limit else f"{first[: limit - 1]}…"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -174,12 +175,18 @@ def test_publish_brings_a_version_and_replaces_nobody(
     assert again.notes == ["version 2 has the same weights (tpp-new)"]
 
 
-def test_the_code_that_serves_is_the_repositorys_own(
+def test_server_code_that_comes_along_is_taken_and_vouched_for(
     settings: Settings, root: Path, server: FakeServer, fresh: Path
 ) -> None:
-    (fresh / "model.py").write_text("raise SystemExit")
+    (fresh / "model.py").write_text("# its own")
+    card = json.loads((fresh / "card.json").read_text())
+    card["files"]["model.py"] = hashlib.sha256(b"# its own").hexdigest()
+    (fresh / "card.json").write_text(json.dumps(card))
     life.publish(settings, fresh, server)
-    assert (root / "2" / "model.py").read_bytes() == (root / "1" / "model.py").read_bytes()
+    assert (root / "2" / "model.py").read_text() == "# its own"
+    (fresh / "model.py").write_text("# another's")
+    with pytest.raises(RefusedModelError, match="model.py: expected SHA-256"):
+        life.publish(settings, fresh, server)
 
 
 def test_a_newer_folder_never_takes_over_by_coming(
@@ -375,6 +382,16 @@ def test_promote_tells_what_the_shadow_showed(settings: Settings, published: Fak
     assert worse is not None
     done = life.promote(settings, 2, published, worse)
     assert done.notes == ["in shadow it was worse than version 1"]
+
+
+def test_a_job_that_is_pinned_follows_nothing_and_that_is_told(
+    settings: Settings, published: FakeServer
+) -> None:
+    pinned = settings.override("triton.model_version=1")
+    told = "triton.model_version = 1: a job with this setting follows no change"
+    assert told in life.shadow(pinned, 2, published).notes
+    assert told in life.promote(pinned, 2, published, None).notes
+    assert told in life.roll_back(pinned, "", published).notes
 
 
 def test_another_encoder_is_promoted_only_warm(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -195,6 +196,41 @@ def test_what_only_triton_refuses_is_told_in_its_words(served: _Served, tmp_path
     assert rollouts.versions_in(served.root) == [1]
     code.write_text(sound, "utf-8")
     assert life.publish(served.settings, good, served.server).version == 2
+
+
+def _metrics(state: StackState) -> str:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(str(state.triton_metrics_url), timeout=5.0) as reply:
+        return str(reply.read().decode())
+
+
+def test_bad_rows_get_their_own_errors_where_a_client_asks_for_them(served: _Served) -> None:
+    from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
+
+    x = _questions()[:4].copy()
+    x[1, 3] = np.nan
+    x[2, 65] = -1.0
+    tensor = InferInput("x", list(x.shape), "FP32")
+    tensor.set_data_from_numpy(x)
+    outputs = [InferRequestedOutput("y"), InferRequestedOutput("fault")]
+    with InferenceServerClient(served.state.triton_endpoint) as client:
+        answer = client.infer("intensity", [tensor], outputs=outputs)
+    assert answer.as_numpy("fault").tolist() == [
+        b"",
+        b"x must be finite",
+        b"x[65] (ratio) must be in (0, 20]",
+        b"",
+    ]
+    assert np.isfinite(answer.as_numpy("y")).all(axis=1).tolist() == [True, False, False, True]
+    deadline = time.monotonic() + 20.0
+    counted = 'eddy_intensity_faults_total{model="intensity",version="1"} 2'
+    while counted not in _metrics(served.state):
+        served.server.ask(1, _questions())  # counts wait for a second, and for a request
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    # The job asks for y alone: one bad row is an error of its request.
+    with pytest.raises(ServerRefusedError, match=r"x must be finite, found nan at \[1, 3\]"):
+        served.server.ask(1, x)
 
 
 def test_many_switches_fail_no_request(served: _Served, tmp_path: Path) -> None:
