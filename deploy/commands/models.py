@@ -33,7 +33,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-FILE_WIDTH = 130
+FILE_WIDTH = 140
 
 Number = Annotated[int, typer.Argument(min=1, metavar="VERSION", help="Number of the version.")]
 Reason = Annotated[str, typer.Option(metavar="TEXT", help="Why; kept in the model's history.")]

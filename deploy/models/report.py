@@ -216,7 +216,7 @@ def _added_up(messages: list[Mapping[str, Any]], last: Mapping[str, Any]) -> Com
         examples=examples[-EXAMPLES:],
         warm=warm,
         verdict=verdict,
-        cautions=tuple(_cautions(kinds, latency, failures, warm)),
+        cautions=tuple(_cautions(verdict, kinds, latency, failures, warm)),
     )
 
 
@@ -292,6 +292,7 @@ def _verdict(total: KindComparison) -> Verdict:
 
 
 def _cautions(
+    verdict: Verdict,
     kinds: Mapping[str, KindComparison],
     latency: Mapping[str, Latency],
     failures: Mapping[str, Mapping[str, int]],
@@ -300,7 +301,7 @@ def _cautions(
     found = []
     for kind, of in kinds.items():
         known = of.compared >= FEWEST
-        if known and of.difference > STANDARD_ERRORS * of.standard_error:
+        if verdict != "worse" and known and of.difference > STANDARD_ERRORS * of.standard_error:
             found.append(f"{kind}: its likelihood is worse")
         if known and of.pit_shadow > of.pit_in_charge + PIT_GROWTH:
             found.append(

@@ -90,7 +90,7 @@ def comparison_view(of: Comparison) -> RenderableType:
         )
     parts: list[RenderableType] = [
         head,
-        Text(f"last report {_moment(of.at)}, of {of.shards} shards", style="dim"),
+        Text(f"last report {_moment(of.at)}, of {_plural(of.shards, 'shard')}", style="dim"),
         "",
         _likelihoods(of),
         "",
@@ -110,9 +110,16 @@ def comparison_view(of: Comparison) -> RenderableType:
         ),
         "",
         said,
-        *(Text(f"but {caution}", style="yellow") for caution in of.cautions),
+        *(
+            Text(f"{'but' if of.verdict == 'better' else 'and'} {caution}", style="yellow")
+            for caution in of.cautions
+        ),
     ]
     return Group(*parts)
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _likelihoods(of: Comparison) -> Table:
