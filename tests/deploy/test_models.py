@@ -456,6 +456,47 @@ def test_list_says_who_is_who(
     assert [r.served for r in listing.list_versions(root, now, None)] == [None] * 3
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (rollouts.Change(1, "", "publish", 2), "version 2 was published"),
+        (rollouts.Change(1, "", "shadow", 2), "version 2 went into shadow"),
+        (rollouts.Change(1, "", "shadow", 0), "no version is in shadow any more"),
+        (
+            rollouts.Change(1, "", "promote", 2, "user", "better on users"),
+            "version 2 was put in charge: better on users",
+        ),
+        (
+            rollouts.Change(1, "", "rollback", 1, "guard", "likelihood: 3.2 nats an event"),
+            "the guard went back to version 1: likelihood: 3.2 nats an event",
+        ),
+        (rollouts.Change(1, "", "rollback", 1), "version 1 was put in charge again"),
+    ],
+)
+def test_changes_are_told_in_plain_words(change: rollouts.Change, words: str) -> None:
+    assert listing.in_words(change) == words
+
+
+def test_cards_of_both_trainings_are_read() -> None:
+    """`eddy train` on simulated worlds judges several sets, `eddy train --from` one."""
+    rows = [
+        {"events": 30, "gap": 2.0, "mark": 1.0},
+        {"events": 10, "gap": 1.0, "mark": 0.5},
+    ]
+    for judged in (rows, {"held_out_entities_later": rows}, {"fresh_world": rows, "other": 3}):
+        assert listing._nats({"judged": judged}) == pytest.approx((30 * 3.0 + 10 * 1.5) / 40)
+    for judged in (None, {}, [], {"fresh_world": []}, [{"events": 0, "gap": 1.0, "mark": 1.0}]):
+        assert listing._nats({"judged": judged}) is None
+    data = {"source": "/data/payments.jsonl", "first": "2026-01-05T00:00:01Z"}
+    assert listing._trained_on({"data": data | {"last": "2026-01-25T23:59:48Z"}}) == (
+        "payments.jsonl 2026-01-05 to 2026-01-25"
+    )
+    assert listing._trained_on({"data": {"source": "models.simulation, x; more"}}) == (
+        "models.simulation, x"
+    )
+    assert listing._trained_on({}) == ""
+
+
 # --- compare ------------------------------------------------------------------------------------
 
 
