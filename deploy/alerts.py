@@ -36,15 +36,21 @@ class AlertTopic:
         bootstrap_servers: HOST:PORT, several by commas.
         topic: The topic of alerts.
         properties: Further librdkafka properties, such as `security.protocol`.
+        setting: That names the topic, for messages.
     """
 
     bootstrap_servers: str
     topic: str
     properties: Mapping[str, str]
+    setting: str = "sink.alerts_topic"
 
 
 def follow(
-    source: AlertTopic, from_beginning: bool, to_end: bool, stop: threading.Event
+    source: AlertTopic,
+    from_beginning: bool,
+    to_end: bool,
+    stop: threading.Event,
+    newest: int | None = None,
 ) -> Iterator[Alert]:
     """Yield alerts as they are committed.
 
@@ -53,6 +59,7 @@ def follow(
         from_beginning: Begin with the oldest alert; else with those that come from now on.
         to_end: End after the alerts that are there; else go on until `stop` is set.
         stop: Ends the iteration when set.
+        newest: From the beginning, but at most so many of each partition; None for all.
 
     Raises:
         EddyError: The brokers cannot be reached, or the topic does not exist.
@@ -72,7 +79,12 @@ def follow(
     try:
         partitions = _partitions(consumer, source)
         where = OFFSET_BEGINNING if from_beginning else OFFSET_END
-        consumer.assign([TopicPartition(source.topic, number, where) for number in partitions])
+        begins = [TopicPartition(source.topic, number, where) for number in partitions]
+        if from_beginning and newest is not None:
+            for begin in begins:
+                low, high = consumer.get_watermark_offsets(begin, timeout=METADATA_TIMEOUT_S)
+                begin.offset = max(low, high - newest)
+        consumer.assign(begins)
         open_partitions = set(partitions)
         while not stop.is_set() and (open_partitions or not to_end):
             message = consumer.poll(POLL_S)
@@ -99,7 +111,7 @@ def _partitions(consumer: Consumer, source: AlertTopic) -> list[int]:
     if topic.error is not None:
         raise EddyError(
             f'topic "{source.topic}" at {source.bootstrap_servers}: {topic.error.str()};'
-            " `eddy run` creates the topics, sink.alerts_topic names this one"
+            f" `eddy run` creates the topics, {source.setting} names this one"
         )
     return sorted(topic.partitions)
 

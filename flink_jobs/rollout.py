@@ -151,6 +151,18 @@ def _known(root: Path, version: int) -> None:
         )
 
 
+def begin_rollout(root: Path) -> Rollout:
+    """Write down who is in charge before another version comes; a file that is there stays.
+
+    Without the file the newest is in charge: a folder that comes would take over at once, unproved.
+    """
+    with _alone(root):
+        rollout = read_rollout(root)
+        if not (root / FILE).exists():
+            _write(root, rollout)
+    return rollout
+
+
 def note_published(root: Path, version: int, before: Rollout) -> Rollout:
     """Note a version that has come; who is in charge stays so.
 

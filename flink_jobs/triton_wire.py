@@ -121,7 +121,9 @@ def check_config(response: service_pb2.ModelConfigResponse, version: str) -> Mod
             f"{found}; serve a model exported by this version of eddy (`eddy train`)"
         )
     _check_tensor(config.name, "input", config.input, "x", config.max_batch_size, spec.INPUT)
-    _check_tensor(config.name, "output", config.output, "y", config.max_batch_size, spec.OUTPUT)
+    # Further outputs, such as what is wrong with each row, cost nothing where nobody asks for them.
+    answers = [tensor for tensor in config.output if tensor.name == "y"] or config.output
+    _check_tensor(config.name, "output", answers, "y", config.max_batch_size, spec.OUTPUT)
     return ModelInfo(config.name, version, found, parameters.get("model_version", ""))
 
 

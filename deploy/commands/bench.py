@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from deploy.commands.options import (
     DEFAULT_ROOT,
@@ -147,6 +148,47 @@ def baselines(
         console.print(f"{ratio}: {text(value)}")
     for package, reason in report["left_out"].items():
         console.print(f"left out: {package}: {reason}")
+
+
+@app.command()
+def intensity(
+    seconds: Annotated[
+        float, typer.Option(min=0.5, max=60.0, help="For each of some 25 figures.")
+    ] = 2.0,
+    variants: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--variant", metavar="FOLDER", help="Another version's folder; may be repeated."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    root: Root = DEFAULT_ROOT,
+) -> None:
+    """Rows a second and CPU of the decoder on Triton, beside a GRU over a window (1 min)."""
+    from deploy.bench.intensity import run_intensity
+    from deploy.bench.report import text
+    from flink_jobs.model_files import model_folder
+
+    settings = configured_settings(config, overrides)
+    progress = Console(stderr=True, highlight=False)
+    options = stack_options(settings, root / "bench-intensity")
+    found = run_intensity(model_folder(settings), variants or [], seconds, options, progress.print)
+    if as_json:
+        write_json(found)
+        return
+    console = Console(highlight=False)
+    # A system a line, for there are many.
+    shown = Table("", box=None, pad_edge=False)
+    names = list(next(iter(found["systems"].values())))
+    for name in names:
+        shown.add_column(name, justify="right")
+    for system, figures in found["systems"].items():
+        shown.add_row(system, *(text(figures.get(name)) for name in names))
+    console.print(shown)
+    for ratio, value in found["ratios"].items():
+        console.print(f"{ratio}: {text(value)}")
 
 
 def _plan(seconds: float | None, short: bool, systems: str | None) -> Plan:

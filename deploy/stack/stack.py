@@ -254,6 +254,10 @@ class _Runner:
             try:
                 reason = PROBE[service](state)
             except StackError as error:
+                left_out = triton.leave_out_broken(state) if service == "triton" else []
+                if left_out:
+                    self._report(f"triton: goes without version {left_out}, which does not load")
+                    continue
                 raise StackError(f"{service}: {error}\n{_tail(state, service)}") from error
             if reason is None:
                 return
@@ -383,7 +387,9 @@ def _status(state: StackState, service: Service) -> ServiceStatus:
 
 def _detail(state: StackState, service: Service) -> str:
     if service == "triton":
-        return f"serves {state.options.model_name}"
+        left_out = triton.versions_left_out(state)
+        without = f", {left_out} does not load" if left_out else ""
+        return f"serves {state.options.model_name}/{triton.version_in_charge(state)}{without}"
     if service == "taskmanager":
         with contextlib.suppress(rest.RestError):
             overview = rest.get(state, "/overview", REPLY_TIMEOUT_S)

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -16,6 +17,8 @@ import psutil
 from deploy.stack.options import StackError
 from deploy.stack.processes import HOST, find_marked, port_answers, start_process, stop_processes
 from deploy.stack.record import StackState
+from flink_jobs.errors import EddyError
+from flink_jobs.rollout import read_rollout, versions_in
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux shows them
 # Its Python backend makes an empty folder here at each start and a kill leaves it.
@@ -99,7 +102,7 @@ def start(state: StackState) -> psutil.Process:
 
 
 def probe(state: StackState) -> str | None:
-    """Ask the model for a canary answer; return None when it comes, else what is wrong.
+    """Ask the version in charge for a canary answer; return None when it comes, else what is wrong.
 
     The input is made from the model's own metadata, one row of ones: a valid input of the
     intensity model, which refuses zeros (a gap has no ratio of zero).
@@ -110,7 +113,7 @@ def probe(state: StackState) -> str | None:
     # Imported here: gRPC takes half a second, and a stack without Triton needs it not.
     from tritonclient.utils import InferenceServerException
 
-    name = state.options.model_name
+    name, version = state.options.model_name, version_in_charge(state)
     host, _, port = state.triton_endpoint.rpartition(":")
     if not port_answers(host, int(port)):
         return f"nothing listens on {state.triton_endpoint}"
@@ -118,25 +121,120 @@ def probe(state: StackState) -> str | None:
         with _client(state) as client:
             if not client.is_server_ready(client_timeout=CANARY_TIMEOUT_S):
                 return "the server is not ready"
-            if not client.is_model_ready(name, client_timeout=CANARY_TIMEOUT_S):
+            if not client.is_model_ready(name, version, client_timeout=CANARY_TIMEOUT_S):
                 return _why_not_loaded(state, client)
-            return _canary(client, name)
+            return _canary(client, name, version)
     except InferenceServerException as error:
         return f"the canary inference on model {name} fails: {error.message()}"
 
 
 def mend(state: StackState) -> bool:
-    """Load the model anew in a server whose backend process died; say whether it answers now."""
+    """Load the model anew in a server whose backend process died; say whether it answers now.
+
+    Each version has a process of its own. Only those that fail are loaded anew, while the others go
+    on answering: Triton takes a version whose files are younger for a new one. Where that is not
+    enough, all are unloaded first.
+    """
     from tritonclient.utils import InferenceServerException
 
     name = state.options.model_name
+    root = state.options.triton_repo / name
     try:
         with _client(state) as client:
+            for number in versions_in(root):
+                with contextlib.suppress(InferenceServerException):
+                    if _canary(client, name, str(number)) is None:
+                        continue
+                with contextlib.suppress(OSError):
+                    (root / str(number) / "model.py").touch()
+            with contextlib.suppress(InferenceServerException):
+                client.load_model(name, client_timeout=60.0)
+            if probe(state) is None:
+                return True
             client.unload_model(name, client_timeout=30.0)
             client.load_model(name, client_timeout=60.0)
         return probe(state) is None
     except (InferenceServerException, StackError):
         return False
+
+
+def leave_out_broken(state: StackState) -> list[int]:
+    """Load the model without the versions that do not load, if the one in charge is not of them.
+
+    A server that starts loads all versions of a model or none. A broken one, which nobody may ask
+    for, must not keep the one in charge from coming back.
+
+    Returns:
+        The versions left out; none where that is no way out, or the server does not answer.
+    """
+    from tritonclient.utils import InferenceServerException
+
+    name, version = state.options.model_name, version_in_charge(state)
+    if state.options.triton is not None or not version:
+        return []
+    try:
+        with _client(state) as client:
+            broken = broken_versions(state, client)
+            if not broken or int(version) in broken:
+                return []
+            folder = state.options.triton_repo / name
+            kept = [number for number in versions_in(folder) if number not in broken]
+            client.load_model(name, config=_config_of(state, kept), client_timeout=60.0)
+    except (InferenceServerException, OSError, ValueError):
+        return []
+    return broken
+
+
+def broken_versions(state: StackState, client: Any) -> list[int]:
+    """Name the versions, of those that are there, which the server tried to load in vain."""
+    folder = state.options.triton_repo / state.options.model_name
+    there = versions_in(folder)
+    index = client.get_model_repository_index(client_timeout=CANARY_TIMEOUT_S).models
+    return sorted(
+        int(entry.version)
+        for entry in index
+        if entry.name == state.options.model_name
+        and entry.version.isdigit()
+        and int(entry.version) in there
+        # "unloaded" is what Triton says of sound versions that went with a broken one.
+        and entry.state == "UNAVAILABLE" and entry.reason not in ("", "unloaded")
+    )  # fmt: skip
+
+
+def versions_left_out(state: StackState) -> list[int]:
+    """Name the broken versions that a server goes without; none where it does not answer."""
+    from tritonclient.utils import InferenceServerException
+
+    try:
+        with _client(state) as client:
+            return broken_versions(state, client)
+    except InferenceServerException:
+        return []
+
+
+def version_in_charge(state: StackState) -> str:
+    """Return the version to ask; "" leaves it to the server, where nothing says which."""
+    try:
+        folder = state.options.triton_repo / state.options.model_name
+        return str(read_rollout(folder).in_charge)
+    except EddyError:
+        return ""
+
+
+def _config_of(state: StackState, versions: list[int]) -> str:
+    """Return the model's configuration as JSON, with only these versions."""
+    from google.protobuf import (  # type: ignore[import-untyped]  # ships no types
+        json_format,
+        text_format,
+    )
+    from tritonclient.grpc import model_config_pb2
+
+    folder = state.options.triton_repo / state.options.model_name
+    named = folder / "configs" / f"{state.options.model_config_name}.pbtxt"
+    path = named if named.is_file() else folder / "config.pbtxt"
+    config = text_format.Parse(path.read_text("utf-8"), model_config_pb2.ModelConfig())
+    config.version_policy.specific.versions.extend(versions)
+    return json.dumps(json_format.MessageToDict(config, preserving_proto_field_name=True))
 
 
 def clean(state: StackState) -> None:
@@ -199,10 +297,10 @@ def _client(state: StackState) -> Iterator[Any]:
         client.close()
 
 
-def _canary(client: Any, name: str) -> str | None:
+def _canary(client: Any, name: str, version: str) -> str | None:
     from tritonclient.grpc import InferInput
 
-    metadata = client.get_model_metadata(name, client_timeout=CANARY_TIMEOUT_S)
+    metadata = client.get_model_metadata(name, version, client_timeout=CANARY_TIMEOUT_S)
     inputs = []
     for tensor in metadata.inputs:
         if tensor.datatype not in DTYPES:
@@ -211,8 +309,10 @@ def _canary(client: Any, name: str) -> str | None:
         item = InferInput(tensor.name, shape, tensor.datatype)
         item.set_data_from_numpy(np.ones(shape, DTYPES[tensor.datatype]))
         inputs.append(item)
-    answer = client.infer(name, inputs, client_timeout=CANARY_TIMEOUT_S)
+    answer = client.infer(name, inputs, version, client_timeout=CANARY_TIMEOUT_S)
     for tensor in metadata.outputs:
+        if tensor.datatype not in DTYPES:
+            continue  # words, such as what is wrong with each row
         values = answer.as_numpy(tensor.name)
         if values is None or values.size == 0:
             return f"output {tensor.name} of model {name} is empty"

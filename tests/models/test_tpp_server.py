@@ -11,7 +11,7 @@ import types
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -44,6 +44,28 @@ class _Response:
     error: _Error | None = None
 
 
+class _Metrics:
+    """Triton's registry: what each counter of each family has come to."""
+
+    COUNTER = 1
+    found: ClassVar[dict[tuple[str, str], float]] = {}
+
+    def __init__(self, name: str, description: str, kind: int) -> None:
+        assert description
+        assert kind == self.COUNTER
+        self.name = name
+
+    def Metric(self, labels: dict[str, str]) -> Any:  # noqa: N802 (Triton's name)
+        key = (self.name, labels["version"])
+        found = self.found
+
+        class Metric:
+            def increment(self, value: float) -> None:
+                found[key] = found.get(key, 0.0) + value
+
+        return Metric()
+
+
 @pytest.fixture(scope="module")
 def module() -> Iterator[types.ModuleType]:
     backend = types.ModuleType("triton_python_backend_utils")
@@ -51,6 +73,7 @@ def module() -> Iterator[types.ModuleType]:
         Tensor=_Tensor,
         TritonError=_Error,
         InferenceResponse=_Response,
+        MetricFamily=_Metrics,
         get_input_tensor_by_name=lambda request, name: request.get(name),
     )
     sys.modules[backend.__name__] = backend
@@ -68,6 +91,7 @@ def _arguments(repository: Path, feature_version: str = spec.FEATURE_VERSION) ->
     return {
         "model_config": json.dumps(config),
         "model_repository": str(repository),
+        "model_name": "intensity",
         "model_version": "1",
         "model_instance_kind": "CPU",
         "model_instance_device_id": "0",
@@ -88,8 +112,19 @@ def _rows(count: int, seed: int = 0) -> NDArray[np.float32]:
     return chosen
 
 
-def _request(x: NDArray[Any]) -> dict[str, _Tensor]:
-    return {"x": _Tensor("x", x)}
+class _Request(dict[str, _Tensor]):
+    """What Triton hands over: tensors by name, and the outputs that the client asked for."""
+
+    def __init__(self, tensors: dict[str, _Tensor], outputs: tuple[str, ...] = ("y",)) -> None:
+        super().__init__(tensors)
+        self.outputs = list(outputs)
+
+    def requested_output_names(self) -> list[str]:
+        return self.outputs
+
+
+def _request(x: NDArray[Any], *outputs: str) -> _Request:
+    return _Request({"x": _Tensor("x", x)}, outputs or ("y",))
 
 
 def _broken(column: int, value: float) -> NDArray[np.float32]:
@@ -133,8 +168,91 @@ def test_a_bad_request_alone_is_refused(
 
 
 def test_a_request_without_input_is_refused(model: Any) -> None:
-    (response,) = model.execute([{}])
+    (response,) = model.execute([_Request({})])
     assert response.error.message == "no input named x"
+
+
+def test_a_client_that_asks_for_faults_gets_an_answer_for_each_row(model: Any) -> None:
+    x = _rows(9)
+    for row, column, value in (
+        (1, 5, np.nan), (2, spec.RATIO, 0.0), (3, spec.IS_FIRST, 0.5), (4, spec.ZGAP, -6.1),
+        (6, spec.LOG_COUNT, -0.1), (7, spec.RATIO, np.inf),
+    ):  # fmt: skip
+        x[row, column] = value
+    kept = x.copy()
+    plain = _rows(4, 1)
+    mixed, whole = model.execute([_request(x, "y", "fault"), _request(plain)])
+    y, faults = mixed.output_tensors
+    assert (y.name, faults.name) == ("y", "fault")
+    assert faults.array.tolist() == [
+        b"",
+        b"x must be finite",
+        b"x[65] (ratio) must be in (0, 20]",
+        b"x[66] (is_first) must be 0 or 1",
+        b"x[64] (zgap) must be in [-6, 6]",
+        b"",
+        b"x[67] (log1p(events) / 5) must not be negative",
+        b"x must be finite",
+        b"",
+    ]
+    good = faults.array == b""
+    assert np.isnan(y.array[~good]).all()
+    (alone,) = model.execute([_request(kept[good])])
+    np.testing.assert_allclose(y.array[good], alone.output_tensors[0].array, atol=1e-6)
+    np.testing.assert_array_equal(x, kept)  # it is Triton's memory
+    assert [tensor.name for tensor in whole.output_tensors] == ["y"]
+    (sound,) = model.execute([_request(plain, "y", "fault")])
+    assert sound.output_tensors[1].array.tolist() == [b""] * 4
+    assert np.isfinite(sound.output_tensors[0].array).all()
+    (odd,) = model.execute([_request(np.zeros((2, 67), np.float32), "y", "fault")])
+    assert "found [2, 67]" in odd.error.message
+
+
+def test_each_bad_row_is_named_as_the_request_would_be(module: types.ModuleType) -> None:
+    """Both say the same of one row, for all that can be wrong."""
+    for column, value in (
+        (0, np.inf), (spec.RATIO, -1.0), (spec.RATIO, 20.1), (spec.IS_FIRST, 2.0),
+        (spec.ZGAP, 6.1), (spec.LOG_COUNT, -1.0), (spec.LOG_COUNT, 0.0),
+    ):  # fmt: skip
+        x = _rows(1)
+        x[0, column] = value
+        fault = module.find_fault(x)
+        assert (fault is None) == (module.row_faults(x)[0] == b"")
+
+
+def test_rows_and_faults_are_counted_once_a_second(
+    module: types.ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 100.0
+    monkeypatch.setattr(module.time, "monotonic", lambda: now_s)
+    model = module.TritonPythonModel()
+    model.initialize(_arguments(FOLDER))
+    _Metrics.found.clear()
+    model.execute([_request(_rows(5)), _request(_broken(0, np.nan))])
+    assert _Metrics.found == {}
+    now_s += 1.5
+    model.execute([_request(_broken(0, np.nan), "y", "fault")])
+    rows, faults = ("eddy_intensity_rows_total", "1"), ("eddy_intensity_faults_total", "1")
+    assert _Metrics.found == {rows: 8.0, faults: 2.0}
+    model.execute([_request(_rows(2))])
+    model.finalize()
+    assert _Metrics.found == {rows: 10.0, faults: 2.0}
+
+
+def test_the_card_may_allow_more(model: Any, module: types.ModuleType, tmp_path: Path) -> None:
+    shutil.copytree(FOLDER / "1", tmp_path / "1")
+    with np.load(FOLDER / "1" / "check.npz") as check:
+        x, y = check["x"], check["y"]
+    np.savez(tmp_path / "1" / "check.npz", x=x, y=y + 0.01)
+    card = json.loads((FOLDER / "1" / "card.json").read_text())
+    (tmp_path / "1" / "card.json").write_text(json.dumps(card | {"tolerance": 0.02}))
+    allowed = module.TritonPythonModel()
+    allowed.initialize(_arguments(tmp_path))
+    answers = [m.execute([_request(x)])[0].output_tensors[0].array for m in (allowed, model)]
+    np.testing.assert_array_equal(*answers)
+    (tmp_path / "1" / "card.json").unlink()
+    with pytest.raises(RuntimeError, match="answers otherwise"):
+        module.TritonPythonModel().initialize(_arguments(tmp_path))
 
 
 def test_answers_are_those_of_the_export(model: Any) -> None:
