@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from deploy.commands import bench, config, data, evaluate, fit, run, stack
+from deploy.commands import bench, config, data, evaluate, fit, run, stack, train
 from deploy.stack.options import StackError
 from flink_jobs.errors import EddyError
 from models.kernel_cache import key_by_source
@@ -37,10 +37,7 @@ app.command()(fit.fit)
 app.add_typer(bench.app, name="bench")
 app.add_typer(config.app, name="config")
 app.add_typer(evaluate.app, name="evaluate")
-app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-    add_help_option=False,
-)(run.train)
+app.command()(train.train)
 
 
 def _print_version(wanted: bool) -> None:
