@@ -194,9 +194,9 @@ def _train(settings: Settings, options: TrainOptions) -> TrainResult:
                 tasks[what] = bar.add_task(what, total=total)
             bar.update(tasks[what], completed=done, total=total)
 
-        def learn_below(folder: Path) -> None:
+        def learn_below(folder: Path, variant: str | None) -> None:
             bar.stop()  # the training writes lines of its own
-            learn(folder)
+            learn(folder, variant)
             bar.start()
 
         return run_train(settings, options, show, learn_below)
@@ -206,6 +206,13 @@ def _tell(settings: Settings, options: TrainOptions, result: TrainResult, page: 
     card = result.card
     for note in card["notes"]:
         typer.echo(note)
+    for row in card.get("compression", {}).get("variants", ()):
+        rate = f", {row['rows_per_s']:,} rows/s" if row["rows_per_s"] else ""
+        cost = f", {row['us_per_row']:.2f} us a row" if row["us_per_row"] else ""
+        typer.echo(
+            f"{row['name']}: {row['test_nats']:.4f} nats an event ({row['loss_nats']:+.4f})"
+            f"{cost}{rate}{': kept' if row['kept'] else ''}"
+        )
     for row in card["judged"]:
         typer.echo(
             f"{row['kind']}: gap {row['gap']:.4f} nats an event (renewal {row['gap_renewal']:.4f},"

@@ -157,6 +157,7 @@ def command(options: TrainOptions) -> str:
 def render(card: Mapping[str, Any]) -> str:
     """Return the card as Markdown."""
     data, training, split = card["data"], card["training"], card["split"]
+    device, precision = training["hardware"]["device"], training["hardware"]["precision"]
     kinds = ", ".join(
         f"{one['events']:,} of {one['entities']:,} {kind} entities"
         for kind, one in data["kinds"].items()
@@ -174,8 +175,8 @@ def render(card: Mapping[str, Any]) -> str:
         f"{data['events']:,} events: {kinds}.",
         f"Learnt until {split['learnt_until']}, validated until {split['validated_until']},",
         f"tested until {split['tested_until']}.",
-        f"{training['steps']:,} steps in {training['seconds']} s ({training['hardware']['device']},",
-        f"{training['hardware']['precision']}); the weights are those of step",
+        f"{training['steps']:,} steps in {training['seconds']} s ({device}, {precision});",
+        "the weights are those of step",
         f"{training['best_step']:,}, the best on the validation.",
         f"Moments and weekly profiles: {card['moments']}. Encoder: {card['encoder']}.",
         f"Mark head: {card['mark_head']}.",

@@ -18,6 +18,7 @@ from deploy.fit.source import ReadEvents, is_file, read_stream
 from deploy.fit.work import Work
 from deploy.stack.options import REPOSITORY
 from deploy.training import card as cards
+from deploy.training import compress
 from deploy.training.calibrate import KindCalibration, Progress, calibrate
 from deploy.training.cost import measure
 from deploy.training.folder import (
@@ -97,8 +98,8 @@ class TrainResult:
     configs: list[Path]
 
 
-Learn = Callable[[Path], None]
-"""Trains in a folder of `models.tpp.plan`."""
+Learn = Callable[[Path, str | None], None]
+"""Trains in a folder of `models.tpp.plan`, or puts the variant that is named in its place."""
 
 
 def run_train(
@@ -137,8 +138,15 @@ def run_train(
         work.remove()  # nothing to go on with
         raise
     if not (work.folder / plans.LEARNT).exists():
-        learn(work.folder)
+        learn(work.folder, None)
     learnt = json.loads((work.folder / plans.LEARNT).read_text())
+    compression = None
+    if options.compress:
+        progress("compare decoders", 0, None)
+        compression = compress.table(work.folder, learnt, charge / "model.py")
+        (kept,) = (row for row in compression["variants"] if row["kept"])
+        learn(work.folder, kept["folder"])
+        learnt = json.loads((work.folder / plans.LEARNT).read_text())
     made = _fresh(work.folder / "made")
     for name in LEARNT_FILES:
         shutil.copyfile(work.folder / plans.MODEL / name, made / name)
@@ -163,6 +171,8 @@ def run_train(
         seconds=time.monotonic() - begun,
         files=digests(made),
     )
+    if compression is not None:
+        card["compression"] = compression
     (made / CARD).write_text(json.dumps(card, indent=1) + "\n")
     (made / PAGE).write_text(cards.render(card))
     publish(made, options.out)
@@ -207,8 +217,9 @@ def training_environment() -> Learn:
         )
     path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
 
-    def learn(folder: Path) -> None:
+    def learn(folder: Path, variant: str | None) -> None:
         command = [str(python), "-m", "models.tpp.training.learn", str(folder.absolute())]
+        command += [variant] if variant else []
         code = subprocess.run(
             command, env={**os.environ, "PYTHONPATH": path}, check=False
         ).returncode

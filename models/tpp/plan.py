@@ -9,6 +9,7 @@ training's has torch. It holds
     keep.npz         weights of an encoder that must not change; absent where it learns
     checkpoint.pt    written by the training at each look
     model/           written by the training: decoder.onnx, encoder.npz, check.npz
+    variants/        cheaper forms of the model, a folder each, where they are asked for
     learnt.json      written last: how the training went
 """
 
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 
 PLAN, PRIOR, SEQUENCES = "plan.json", "prior.json", "sequences.npz"
 KEEP, CHECKPOINT, MODEL, LEARNT = "keep.npz", "checkpoint.pt", "model", "learnt.json"
+VARIANTS = "variants"
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,7 +116,8 @@ class Setting:
     Attributes:
         hardware: where it runs.
         encoder: its weights stay as they are, and only the decoder learns; None learns both.
-        start: encoder and decoder to go on from, in place of the seed's.
+        start: encoder and decoder to go on from, in place of the seed's; any encoder that
+            answers as `Encoder` does.
         marks: False leaves the marks out of the loss.
         loss: in place of `likelihood_loss`.
         checkpoint: file that is written at each look, and gone on from where it is there.
@@ -134,7 +135,7 @@ class Setting:
 
 def decoder_input(encoder: Encoder, block: Block) -> Tensor:
     """Return x float32 [n, 68], what the server is asked after each event of `block`."""
-    device = encoder.hidden.weight.device
+    device = next(encoder.parameters()).device
     memory = encoder(on(device, block.u), on(device, block.slowest), on(device, block.first))
     return torch.cat([memory, on(device, block.rest)], 1)
 
@@ -405,8 +406,6 @@ def train(
             report(look)
     run.average.load_state_dict(run.best_state)
     encoder, decoder = run.average.cpu()
-    assert isinstance(encoder, Encoder)
-    assert isinstance(decoder, Decoder)
     encoder.requires_grad_(True)
     return Fitted(
         encoder.eval(), decoder.eval(), run.step, run.best_step, tuple(run.looks), run.seconds

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,15 @@ from numpy.typing import NDArray
 from models.prior import KindPrior, load_prior
 from models.tpp import plan as plans
 from models.tpp.plan import KindSequences, Plan
-from models.tpp.training.data import KindData, Segment, cut
+from models.tpp.training.compress import Data, compress
+from models.tpp.training.data import KindData, Segment
 from models.tpp.training.errors import TrainingError
 from models.tpp.training.export import write_model
 from models.tpp.training.fit import Fitted, Look, Setting, TrainingConfig, train
 from models.tpp.training.hardware import Hardware
 from models.tpp.training.judge import ROWS, judged_rows, judgement
-from models.tpp.training.network import Decoder, Encoder, fix_marks, load_encoder
+from models.tpp.training.network import Encoder, fix_marks, load_encoder
+from models.tpp.training.quantise import answers
 from models.tpp.training.run import check_rows
 
 # Of a kind: validation is looked at often, the test once.
@@ -84,39 +87,76 @@ def drawn(data: KindData, from_ms: int, events: int, seed: int) -> NDArray[np.in
     return np.sort(order[: int(np.searchsorted(total, events)) + 1])
 
 
-def watched(data: KindData, plan: Plan, seed: int) -> list[Segment]:
-    """Return the validation's segments: a history, then what counts, censored at its end.
+def watched(data: KindData, from_ms: int, events: int, seed: int) -> list[Segment]:
+    """Return segments to judge by: a history, then what counts, censored at its end.
 
     Args:
-        data: of one kind, nothing of the test's time in it.
-        plan: says when validation begins.
+        data: of one kind, nothing of a later part in it.
+        from_ms: what counts begins.
+        events: that count, about.
         seed: of the sequences drawn.
     """
     found = []
-    for sequence in drawn(data, plan.valid_ms, _VALIDATION_EVENTS, seed).tolist():
+    for sequence in drawn(data, from_ms, events, seed).tolist():
         begin, end = int(data.starts[sequence]), int(data.starts[sequence + 1])
-        first = begin + int(np.searchsorted(data.time_ms[begin:end], plan.valid_ms))
-        found.append(Segment(data, max(begin, first - _HISTORY), end, True, 1.0, plan.valid_ms))
+        first = begin + int(np.searchsorted(data.time_ms[begin:end], from_ms))
+        found.append(Segment(data, max(begin, first - _HISTORY), end, True, 1.0, from_ms))
     return found
 
 
-def _learn(folder: Path, plan: Plan, whole: Sequence[KindData], report: Report) -> Fitted:
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A folder's training, put together."""
+
+    plan: Plan
+    whole: list[KindData]
+    data: Data
+    config: TrainingConfig
+    setting: Setting
+
+
+def _job(folder: Path) -> _Job:
+    plan = plans.read_plan(folder)
+    prior = load_prior(folder / plans.PRIOR)
+    whole = [
+        kind_data(one, prior.of(one.kind), plan.end_ms)
+        for one in plans.read_sequences(folder, plan)
+    ]
     config = TrainingConfig(**{k: _tuple(v) for k, v in plan.config.items()})
     known = [before(data, plan.valid_ms) for data in whole]
-    learning = [(data, np.arange(len(data.starts) - 1)) for data in known]
-    validation = [
-        segment
-        for data in whole
-        for segment in watched(before(data, plan.test_ms), plan, config.seed)
-    ]
-    hardware = Hardware.choose(plan.device, plan.precision)
+    seed = config.seed
+    data = Data(
+        learning=[(data, np.arange(len(data.starts) - 1)) for data in known],
+        validation=[
+            segment
+            for data in whole
+            for segment in watched(
+                before(data, plan.test_ms), plan.valid_ms, _VALIDATION_EVENTS, seed
+            )
+        ],
+        test=[
+            segment for data in whole for segment in watched(data, plan.test_ms, _TEST_EVENTS, seed)
+        ],
+    )
     keep = None
     if (folder / plans.KEEP).exists():
         with np.load(folder / plans.KEEP, allow_pickle=False) as arrays:
             keep = load_encoder({name: arrays[name] for name in arrays.files})
-    events = sum(len(data.time_ms) for data in known)
+    setting = Setting(
+        hardware=Hardware.choose(plan.device, plan.precision),
+        encoder=keep,
+        marks=not plan.mark_log_share,
+        checkpoint=folder / plans.CHECKPOINT,
+        job=plans.job_of(folder),
+    )
+    return _Job(plan, whole, data, config, setting)
+
+
+def _learn(job: _Job, report: Report) -> Fitted:
+    config, hardware = job.config, job.setting.hardware
+    events = sum(len(data.time_ms) for data, _ in job.data.learning)
     report(
-        f"training on {events:,} events of {', '.join(plan.kinds)}, {hardware.device} in "
+        f"training on {events:,} events of {', '.join(job.plan.kinds)}, {hardware.device} in "
         f"{hardware.precision}, {config.steps:,} steps at most"
     )
 
@@ -127,16 +167,9 @@ def _learn(folder: Path, plan: Plan, whole: Sequence[KindData], report: Report) 
             f"{look.learning:.4f}"
         )
 
-    setting = Setting(
-        hardware=hardware,
-        encoder=keep,
-        marks=not plan.mark_log_share,
-        checkpoint=folder / plans.CHECKPOINT,
-        job=plans.job_of(folder),
-    )
-    fitted = train(learning, validation, config, setting, tell)
-    if plan.mark_log_share:
-        fix_marks(fitted.decoder, np.array(plan.mark_log_share))
+    fitted = train(job.data.learning, job.data.validation, config, job.setting, tell)
+    if job.plan.mark_log_share:
+        fix_marks(fitted.decoder, np.array(job.plan.mark_log_share))
     return fitted
 
 
@@ -145,7 +178,7 @@ def _tuple(value: Any) -> Any:
 
 
 def judged(
-    encoder: Encoder, decoder: Decoder, data: KindData, plan: Plan, seed: int
+    encoder: Encoder, decoder: torch.nn.Module, data: KindData, plan: Plan, seed: int
 ) -> dict[str, object] | None:
     """Judge one kind on the events of the test's time; None where none of them ends a gap.
 
@@ -175,34 +208,23 @@ def learn(folder: Path, report: Report) -> dict[str, object]:
     Raises:
         TrainingError: see `train`.
     """
-    plan = plans.read_plan(folder)
-    prior = load_prior(folder / plans.PRIOR)
-    whole = [
-        kind_data(one, prior.of(one.kind), plan.end_ms)
-        for one in plans.read_sequences(folder, plan)
-    ]
-    fitted = _learn(folder, plan, whole, report)
+    job = _job(folder)
+    fitted = _learn(job, report)
     encoder, decoder = fitted.encoder, fitted.decoder
-    seed = TrainingConfig(**{k: _tuple(v) for k, v in plan.config.items()}).seed
-    validation = [
-        s
-        for data in whole
-        for s in cut(data, drawn(data, plan.valid_ms, _VALIDATION_EVENTS, seed), 1 << 30)
-    ]
-    version = write_model(encoder, decoder, check_rows(encoder, validation), folder / plans.MODEL)
-    found = [judged(encoder, decoder, data, plan, seed) for data in whole]
+    check = check_rows(encoder, job.data.validation)
+    version = write_model(encoder, decoder, check, folder / plans.MODEL)
     learnt: dict[str, object] = {
         "model_version": version,
         "steps": fitted.steps,
         "best_step": fitted.best_step,
         "seconds": round(fitted.seconds, 1),
-        "hardware": asdict(Hardware.choose(plan.device, plan.precision)),
+        "hardware": asdict(job.setting.hardware),
         "parameters": {
             "encoder": sum(p.numel() for p in encoder.parameters()),
             "decoder": sum(p.numel() for p in decoder.parameters()),
         },
         "looks": [asdict(look) for look in fitted.looks],
-        "judged": [one for one in found if one is not None],
+        "judged": _judge(job, encoder, decoder),
         "reliability_nats": RELIABILITY_NATS,
         "versions": {
             "python": platform.python_version(),
@@ -211,20 +233,68 @@ def learn(folder: Path, report: Report) -> dict[str, object]:
             "onnx": onnx.__version__,
         },
     }
+    if job.plan.compress:
+        learnt["variants"] = compress(
+            fitted, job.data, job.config, job.setting, check, folder / plans.VARIANTS,
+            job.plan.mark_log_share, report,
+        )  # fmt: skip
+    _write(folder, learnt)
+    return learnt
+
+
+def choose(folder: Path, variant: str) -> None:
+    """Put a variant in the place of the model, and judge it in full.
+
+    Args:
+        folder: of a training that is done.
+        variant: name of its folder.
+    """
+    job = _job(folder)
+    chosen = folder / plans.VARIANTS / variant
+    shutil.copytree(chosen, folder / plans.MODEL, dirs_exist_ok=True)
+    with np.load(chosen / "encoder.npz", allow_pickle=False) as arrays:
+        encoder = load_encoder({name: arrays[name] for name in arrays.files})
+    learnt = json.loads((folder / plans.LEARNT).read_text())
+    (row,) = (row for row in learnt["variants"] if row["folder"] == variant)
+    learnt["model_version"] = row["model_version"]
+    learnt["judged"] = _judge(job, encoder, _Served(chosen / "decoder.onnx"))
+    _write(folder, learnt)
+
+
+class _Served(torch.nn.Module):  # type: ignore[misc]  # torch is not where mypy runs
+    """A decoder as it is served, for the judgement."""
+
+    def __init__(self, decoder: Path) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(answers(self.decoder, x.numpy()))
+
+
+def _judge(job: _Job, encoder: Encoder, decoder: torch.nn.Module) -> list[dict[str, object]]:
+    found = [judged(encoder, decoder, data, job.plan, job.config.seed) for data in job.whole]
+    return [one for one in found if one is not None]
+
+
+def _write(folder: Path, learnt: dict[str, object]) -> None:
     path = folder / plans.LEARNT
     unfinished = path.with_name(path.name + ".unfinished")
     unfinished.write_text(json.dumps(learnt, indent=1) + "\n")
     unfinished.replace(path)
-    return learnt
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Train in the folder that is named; progress and errors go to standard error."""
-    if len(arguments) != 1:
-        sys.stderr.write("usage: python -m models.tpp.training.learn FOLDER\n")
+    """Train in the folder that is named, or choose one of its variants; errors to stderr."""
+    if len(arguments) not in (1, 2):
+        sys.stderr.write("usage: python -m models.tpp.training.learn FOLDER [VARIANT]\n")
         return 2
+    folder = Path(arguments[0])
     try:
-        learn(Path(arguments[0]), lambda text: print(text, file=sys.stderr, flush=True))  # noqa: T201
+        if len(arguments) == 2:
+            choose(folder, arguments[1])
+        else:
+            learn(folder, lambda text: print(text, file=sys.stderr, flush=True))  # noqa: T201
     except TrainingError as error:
         sys.stderr.write(f"eddy: {error}\n")
         return 1
