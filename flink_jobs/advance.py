@@ -48,6 +48,7 @@ ADVANCED = np.dtype(
         ("typical", np.float32),  # the level before the event
         ("spread", np.float32),  # standard deviation of the prediction
         ("log_gap", np.float32),  # operational seconds
+        ("elapsed", np.float32),  # the gap in the entity's usual gaps before it
         ("gap_mean", np.float32),  # of the log gap, after the event
         ("gap_sd", np.float32),
         ("amount", np.float32),  # surprises, in nats, from here
@@ -86,6 +87,12 @@ class KindParameters(NamedTuple):
     partner_window_ms: int
     has_partners: bool
     level_noise: float  # of the noise variance, gained by the level at each value
+
+
+# Those that come from the prior; the others from the settings.
+PRIOR_NUMBERS = tuple(
+    name for name in KindParameters._fields if name not in ("partner_window_ms", "has_partners")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,6 +374,7 @@ def _advance(  # type: ignore[no-untyped-def]
         entity.events += np.uint32(1)
         entity.last_ms = max(entity.last_ms, time_ms[i])
         told.events = entity.events
+        told.elapsed = elapsed
         told.gap_mean = entity.gap_mean
         encoder_step(
             memory[r], elapsed, zgap, ratio, is_first, mark[i], w1, b1, w2, b2, hidden,

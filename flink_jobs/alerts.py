@@ -153,7 +153,7 @@ def event_alert(
     told: np.void,
     decided: np.void,
     tail: tuple[NDArray[np.float64], NDArray[np.float64]],
-    model_version: str,
+    model: tuple[str | None, str],
     degraded: bool,
     names: Sequence[str] = FUSED,
     components: EventTells | None = None,
@@ -167,7 +167,8 @@ def event_alert(
         told: its ADVANCED record.
         decided: its DECIDED record.
         tail: float64[D] offsets and slopes of the detectors' calibration.
-        model_version: of the intensity model, empty where none answers.
+        model: whose prediction scored the event as model/version, None where there was none; and
+            the name of its weights, else of those in charge, empty where none answers.
         degraded: the intensity model took no part, though it should have.
         names: of the D detectors.
         components: what the kind's components told of the event.
@@ -214,7 +215,8 @@ def event_alert(
             "high": _number(back(high)),
         },
         "degraded": degraded,
-        "model_version": model_version,
+        "model": model[0],
+        "model_version": model[1],
         "warmth": {"events": int(told["events"])},
         "payment_id": place.event_id,
         "partition": place.partition,
@@ -243,9 +245,12 @@ class Silence:
 
 
 def silence_alert(
-    context: AlertContext, entity: Entity, silence: Silence, model_version: str
+    context: AlertContext, entity: Entity, silence: Silence, model: tuple[str | None, str]
 ) -> Output:
-    """Write the alert of a silence; it is dated when the silence became surprising."""
+    """Write the alert of a silence; it is dated when the silence became surprising.
+
+    `model` is as for `event_alert`.
+    """
     gap_s = (silence.due_ms - silence.last_ms) / 1000
     usual_s = math.exp(silence.scale)
     text = f"nothing for {span(gap_s)}, where an event every {span(usual_s)} is usual"
@@ -262,7 +267,8 @@ def silence_alert(
         "typical": {"value": None, "gap_s": _number(usual_s)},
         "expected_values": {"low": None, "high": None},
         "degraded": silence.degraded,
-        "model_version": model_version,
+        "model": model[0],
+        "model_version": model[1],
         "warmth": {"events": silence.events},
         "payment_id": None,
         "partition": None,

@@ -102,9 +102,10 @@ def walk(table: Table, kind: KindComponents, events: KindEvents) -> tuple[NDArra
         partner = np.full(n, NO_PARTNER, np.uint64)
     tells = []
     begins = np.empty(n, np.bool_)
-    for component, records, begun in zip(kind.components, table.parts, table.begun, strict=True):
+    # The parts of further encoders' memories stand behind the components'.
+    for component, records, begun in zip(kind.components, table.parts, table.begun, strict=False):
         out = np.zeros((n, len(component.tells)), np.float32)
-        _begin(events.row, events.fresh, begun, begins)
+        begin_records(events.row, events.fresh, begun, begins)
         component.walk(
             records, events.row, begins, events.time_ms, events.value, events.mark, partner,
             component.parameters, out,
@@ -114,7 +115,7 @@ def walk(table: Table, kind: KindComponents, events: KindEvents) -> tuple[NDArra
 
 
 @njit(cache=True, nogil=True)
-def _begin(row, fresh, begun, begins):  # type: ignore[no-untyped-def]
+def begin_records(row, fresh, begun, begins):  # type: ignore[no-untyped-def]
     """Let a record begin with the entity's first event, or with its first since it joined."""
     for i in range(len(row)):
         begins[i] = fresh[i] or begun[row[i]] == 0

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numba import njit
@@ -24,8 +24,8 @@ from models.baselines.renewal import (
 from models.detectors import DETECTORS, FUSED, votes
 from models.fusion import fuse
 from models.prior import KindPrior
-from models.tpp.mixture import mixture_log_survival, mixture_upper_quantile
-from state.table import MARKS, MIXTURE, NEVER_MS, Table
+from models.tpp.mixture import mixture_log_pdf, mixture_log_survival, mixture_upper_quantile
+from state.table import MARKS, MIXTURE, NEVER_MS
 
 # A prediction as rows and the log keep it: mixture parameters in 1/1024, surprises in 1/16 nat.
 PREDICTION = np.dtype([("mixture", np.int16, MIXTURE), ("mark_surprise", np.uint8, MARKS)])
@@ -43,9 +43,11 @@ DECIDED = np.dtype(
         ("log_p", np.float32),  # fused; 0 where no detector came near the threshold
         ("compensator", np.float32),  # expected number of events in the gap
         ("usual", np.float32),  # mean log gap before the event
+        ("nats", np.float32),  # see `decide`; NaN where no prediction was there to be measured
         ("surprise", np.float32, len(FUSED)),
         ("verdict", np.uint8),
         ("unaided", np.bool_),  # no prediction of the intensity model stood behind the score
+        ("slot", np.uint8),  # of the model whose prediction did; 0 where none
     ],
     align=True,
 )
@@ -63,6 +65,18 @@ def decided_dtype(surprises: int) -> np.dtype[np.void]:
     return np.dtype((DECIDED.type, np.dtype(fields, align=True)))
 
 
+SLOTS = 255
+AIDED, UNAIDED = 0, 1  # modes of every calibration: with the first intensity model, and without any
+
+
+def slot_of(version: int) -> int:
+    """Return the slot, 1 to 255, by which rows and log name a model's version.
+
+    Two versions share one if they are 255 apart: long before, the older one's folder is gone.
+    """
+    return 1 + (version - 1) % SLOTS
+
+
 class DecideParameters(NamedTuple):
     """Numbers of one kind that the compiled kernel reads; log_* are natural logarithms."""
 
@@ -71,10 +85,55 @@ class DecideParameters(NamedTuple):
     quiet_ms: int
     awaits: bool
     await_min_events: int
-    silence_bar: float
-    silence_z: float
-    degraded_silence_bar: float
-    degraded_silence_z: float
+
+
+@dataclass(frozen=True, slots=True)
+class DecideOptions:
+    """What the settings say of one kind's decisions; the names are those of `DecideModel.of`."""
+
+    alpha: float
+    detectors: frozenset[str]
+    silence_alpha: float | None
+    components: tuple[str, ...]
+    fuse_all: bool
+
+
+class Modes(NamedTuple):
+    """Calibration by mode: AIDED, UNAIDED, then one for each further version of the model.
+
+    Attributes:
+        of_slot: uint8[256], the mode by the slot of the model that predicted.
+        offset: float64[M, D], of each detector's tail.
+        slope: float64[M, D], likewise.
+        bar: float64[M, D], surprise above which a detector alone may raise an alert.
+        silence: float64[M, 2], the surprise at which a silence is told, and its normal quantile.
+    """
+
+    of_slot: NDArray[np.uint8]
+    offset: NDArray[np.float64]
+    slope: NDArray[np.float64]
+    bar: NDArray[np.float64]
+    silence: NDArray[np.float64]
+
+
+def _mode(
+    prior: KindPrior, options: DecideOptions, degraded: bool
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return one mode's offset [D], slope [D], bar [D] and silence [2]."""
+    names = (*FUSED, *options.components)
+    tails = [prior.tail(name, degraded) for name in names]
+    offset = np.array([t.offset for t in tails])
+    slope = np.array([t.slope for t in tails])
+    # The fused p-value is never below the least of those it is made of.
+    bar = (offset - math.log(options.alpha)) / slope
+    if options.fuse_all:
+        bar[:] = -math.inf
+    for d, name in enumerate(FUSED):
+        if not votes(name, options.detectors):
+            offset[d], slope[d], bar[d] = math.inf, 0.0, math.inf
+    tail = prior.tail("silence", degraded)
+    silence = (tail.offset - math.log(options.silence_alpha or options.alpha)) / tail.slope
+    return offset, slope, bar, np.array([silence, _normal_upper_quantile(silence)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,19 +142,20 @@ class DecideModel:
 
     Attributes:
         parameters: thresholds.
-        names: of the D surprises: FUSED, then the components'.
-        offset: float64[2, D], calibration offsets with the intensity model, and without.
-        slope: float64[2, D], calibration slopes likewise.
-        bar: float64[2, D], surprise above which a detector alone may raise an alert.
+        options: what the settings say.
+        modes: calibration, by the model that predicted.
         cumulative: float64[169], weekly profile.
     """
 
     parameters: DecideParameters
-    names: tuple[str, ...]
-    offset: NDArray[np.float64]
-    slope: NDArray[np.float64]
-    bar: NDArray[np.float64]
+    options: DecideOptions
+    modes: Modes
     cumulative: NDArray[np.float64]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the D surprises: FUSED, then the components'."""
+        return (*FUSED, *self.options.components)
 
     @classmethod
     def of(
@@ -130,34 +190,41 @@ class DecideModel:
         unknown = set(detectors) - set(DETECTORS)
         if unknown:
             raise ValueError(f"expected detectors of {DETECTORS}, found {sorted(unknown)}")
-        names = (*FUSED, *components)
-        tails = [[prior.tail(name, degraded) for name in names] for degraded in (False, True)]
-        offset = np.array([[t.offset for t in mode] for mode in tails])
-        slope = np.array([[t.slope for t in mode] for mode in tails])
-        # The fused p-value is never below the least of those it is made of.
-        bar = np.full_like(offset, -math.inf) if fuse_all else (offset - math.log(alpha)) / slope
-        for d, name in enumerate(FUSED):
-            if not votes(name, detectors):
-                offset[:, d], slope[:, d], bar[:, d] = math.inf, 0.0, math.inf
         awaits = silence_alpha is not None and "silence" in detectors
-        bars = [
-            (t.offset - math.log(silence_alpha or alpha)) / t.slope
-            for t in (prior.tail("silence", False), prior.tail("silence", True))
-        ]
-        z = [_normal_upper_quantile(b) for b in bars]
+        options = DecideOptions(
+            alpha, frozenset(detectors), silence_alpha, tuple(components), fuse_all
+        )
+        both = [_mode(prior, options, degraded) for degraded in (False, True)]
+        of_slot = np.full(SLOTS + 1, AIDED, np.uint8)
+        of_slot[0] = UNAIDED
+        modes = Modes(of_slot, *(np.stack(part) for part in zip(*both, strict=True)))
         parameters = DecideParameters(
-            math.log(alpha), min_events, quiet_ms, awaits, silence_min_events,
-            bars[0], z[0], bars[1], z[1],
-        )  # fmt: skip
-        cumulative = cumulative_profile(np.array(prior.profile))
-        return cls(parameters, names, offset, slope, bar, cumulative)
+            math.log(alpha), min_events, quiet_ms, awaits, silence_min_events
+        )
+        return cls(parameters, options, modes, cumulative_profile(np.array(prior.profile)))
+
+    def serving(self, others: Mapping[int, KindPrior]) -> DecideModel:
+        """Return the model with a calibration of its own for further versions.
+
+        Args:
+            others: by slot, the prior that came with the version; of it only the tails count.
+        """
+        of_slot = self.modes.of_slot.copy()
+        of_slot[1:] = AIDED
+        parts = [[part[:2]] for part in self.modes[1:]]
+        for at, (slot, prior) in enumerate(sorted(others.items())):
+            of_slot[slot] = 2 + at
+            for part, row in zip(parts, _mode(prior, self.options, False), strict=True):
+                part.append(row[None])
+        return replace(self, modes=Modes(of_slot, *(np.concatenate(part) for part in parts)))
 
     def without(self, names: Collection[str]) -> DecideModel:
         """Return the model that decides as if the surprises `names` were not there."""
-        offset, slope, bar = self.offset.copy(), self.slope.copy(), self.bar.copy()
+        modes = self.modes
+        offset, slope, bar = modes.offset.copy(), modes.slope.copy(), modes.bar.copy()
         off = [d for d, name in enumerate(self.names) if name in names]
         offset[:, off], slope[:, off], bar[:, off] = math.inf, 0.0, math.inf
-        return replace(self, offset=offset, slope=slope, bar=bar)
+        return replace(self, modes=modes._replace(offset=offset, slope=slope, bar=bar))
 
 
 def _normal_upper_quantile(surprise: float) -> float:
@@ -185,12 +252,22 @@ def _pack(answer, mixture, mark_surprise):  # type: ignore[no-untyped-def]
             mark_surprise[i, k] = np.uint8(np.rint(kept * np.float32(MARK_UNIT)))
 
 
+class Rows(Protocol):
+    """What deciding needs of a table, see `state.table.Table`."""
+
+    rows: NDArray[np.void]
+    deadline_ms: NDArray[np.int64]
+    used: int
+
+
 def decide(
-    table: Table,
+    table: Rows,
     advanced: NDArray[np.void],
     predictions: NDArray[np.void] | None,
     model: DecideModel,
     components: NDArray[np.float32] | None = None,
+    slot: int = 1,
+    measure: bool = False,
 ) -> NDArray[np.void]:
     """Score what `advance` told, with the predictions made before each event.
 
@@ -202,6 +279,9 @@ def decide(
         predictions: PREDICTION[m], of the event after each; None where there was no answer.
         model: of the kind.
         components: float32[m, S], the surprises of the kind's components; None where it has none.
+        slot: of the model that made the predictions.
+        measure: fill `nats`: the negative log density of each event's log gap and the negative log
+            probability of its mark, under the prediction made before it.
 
     Returns:
         DECIDED[m], with D = 8 + S surprises.
@@ -209,16 +289,15 @@ def decide(
     out = np.zeros(len(advanced), decided_dtype(len(model.names)))
     if components is None:
         components = np.empty((len(advanced), 0), np.float32)
-    answered = predictions is not None
     given = predictions if predictions is not None else np.empty(0, PREDICTION)
     _decide(
-        table.rows, table.deadline_ms, advanced, given, answered, components, model.parameters,
-        model.offset, model.slope, model.bar, model.cumulative, out,
+        table.rows, table.deadline_ms, advanced, given, slot if predictions is not None else 0,
+        components, model.parameters, model.modes, model.cumulative, measure, out,
     )  # fmt: skip
     return out
 
 
-def sweep(table: Table, watermark_ms: int, model: DecideModel) -> list[tuple[int, int]]:
+def sweep(table: Rows, watermark_ms: int, model: DecideModel) -> list[tuple[int, int]]:
     """Find the entities whose silence has become surprising by `watermark_ms`.
 
     Returns:
@@ -229,7 +308,7 @@ def sweep(table: Table, watermark_ms: int, model: DecideModel) -> list[tuple[int
     candidates = np.flatnonzero(table.deadline_ms[: table.used] < watermark_ms)
     found = []
     for row in candidates:
-        due = _due(table.rows[row : row + 1], model.parameters, model.cumulative)
+        due = _due(table.rows[row : row + 1], model.modes, model.cumulative)
         if due < watermark_ms:
             found.append((due, int(row)))
             due = NEVER_MS
@@ -245,32 +324,30 @@ def _unpack(entity, params):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _crossing(entity, last_ms, params, p, cumulative):  # type: ignore[no-untyped-def]
+def _crossing(entity, last_ms, params, modes, cumulative):  # type: ignore[no-untyped-def]
     """Return the event time, ms, at which a silence since `last_ms` reaches its bar."""
-    if entity.predicted:
-        y = mixture_upper_quantile(params, -p.silence_bar)
-    else:
-        y = p.degraded_silence_z * entity.spread
+    bar, z = modes.silence[modes.of_slot[entity.predicted]]
+    y = mixture_upper_quantile(params, -bar) if entity.predicted else z * entity.spread
     gap = math.exp(min(entity.scale + y, 25.0))
     return wall_ms(operational_s(last_ms, cumulative) + gap, cumulative)
 
 
 @njit(cache=True)
-def _due(rows, p, cumulative):  # type: ignore[no-untyped-def]
+def _due(rows, modes, cumulative):  # type: ignore[no-untyped-def]
     params = np.empty(12)
     _unpack(rows[0], params)
-    return _crossing(rows[0], rows[0].decided_ms, params, p, cumulative)
+    return _crossing(rows[0], rows[0].decided_ms, params, modes, cumulative)
 
 
 @njit(cache=True)
-def _bound(entity, params, p, cumulative):  # type: ignore[no-untyped-def]
+def _bound(entity, params, modes, cumulative):  # type: ignore[no-untyped-def]
     """Return a time, ms, not after `_crossing`: the least of the components' own quantiles."""
+    z = modes.silence[modes.of_slot[entity.predicted], 1]
+    y = z * entity.spread
     if entity.predicted:
         y = 1e9
         for k in range(4):
-            y = min(y, params[4 + k] + p.silence_z * math.exp(params[8 + k]))
-    else:
-        y = p.degraded_silence_z * entity.spread
+            y = min(y, params[4 + k] + z * math.exp(params[8 + k]))
     gap = math.exp(min(entity.scale + y, 25.0))
     return wall_ms(operational_s(entity.decided_ms, cumulative) + gap, cumulative) - 1
 
@@ -287,12 +364,14 @@ def _begin(entity, time_ms):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _score_gap(entity, told, params, out):  # type: ignore[no-untyped-def]
+def _score_gap(entity, told, params, measure, out):  # type: ignore[no-untyped-def]
     """Fill in the compensator, and the surprises of burst and mark."""
     if entity.predicted:
         log_survival = mixture_log_survival(params, told.log_gap - entity.scale)
         if told.mark < len(entity.mark_surprise):
             out.surprise[6] = entity.mark_surprise[told.mark] * (1.0 / MARK_UNIT)
+        if measure:
+            out.nats = out.surprise[6] - mixture_log_pdf(params, told.log_gap - entity.scale)
     else:
         log_survival = log_normal_log_survival((told.log_gap - entity.scale) / told.gap_sd)
     out.compensator = min(-log_survival, 1e4)
@@ -324,13 +403,12 @@ def _decide(  # type: ignore[no-untyped-def]
     deadline_ms,
     advanced,
     predictions,
-    answered,
+    slot,
     components,
     p,
-    offset,
-    slope,
-    bar,
+    modes,
     cumulative,
+    measure,
     decided,
 ):
     params = np.empty(12)
@@ -340,6 +418,7 @@ def _decide(  # type: ignore[no-untyped-def]
         r = told.row
         entity = rows[r]
         out.silence_ms = NEVER_MS
+        out.nats = math.nan
         if told.fresh:
             _begin(entity, told.time_ms)
             deadline_ms[r] = NEVER_MS
@@ -352,25 +431,28 @@ def _decide(  # type: ignore[no-untyped-def]
         surprise[5] = told.partners
         for s in range(components.shape[1]):
             surprise[CORE + s] = components[i, s]
-        mode = 0 if entity.predicted else 1
+        mode = modes.of_slot[entity.predicted]
         if told.timed:
-            _score_gap(entity, told, params, out)
+            _score_gap(entity, told, params, measure, out)
             if deadline_ms[r] < told.time_ms:
-                due = _crossing(entity, entity.decided_ms, params, p, cumulative)
+                due = _crossing(entity, entity.decided_ms, params, modes, cumulative)
                 if due < told.time_ms:
                     out.silence_ms = due
-        out.unaided = mode == 1
+        out.unaided = entity.predicted == 0
+        out.slot = entity.predicted
         out.usual = entity.scale
         if told.events >= p.min_events:
-            _judge(entity, told.time_ms, p, offset[mode], slope[mode], bar[mode], out)
+            _judge(
+                entity, told.time_ms, p, modes.offset[mode], modes.slope[mode], modes.bar[mode], out
+            )
         entity.scale = told.gap_mean
         entity.spread = max(told.gap_sd, 0.1)
         entity.decided_ms = max(entity.decided_ms, told.time_ms)
         entity.decided_events = told.events
-        entity.predicted = answered
-        if answered:
+        entity.predicted = slot
+        if slot:
             entity.mixture[:] = predictions[i].mixture
             entity.mark_surprise[:] = predictions[i].mark_surprise
         if p.awaits and told.events >= p.await_min_events:
             _unpack(entity, params)
-            deadline_ms[r] = _bound(entity, params, p, cumulative)
+            deadline_ms[r] = _bound(entity, params, modes, cumulative)

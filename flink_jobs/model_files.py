@@ -2,23 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from flink_jobs.advance import AdvanceModel
+from flink_jobs.advance import PRIOR_NUMBERS, AdvanceModel
 from flink_jobs.components import KindComponents
 from flink_jobs.decide import DecideModel
 from flink_jobs.errors import EddyError
+from flink_jobs.rollout import FILE, Rollout, read_rollout, versions_in
 from flink_jobs.scorer import KindModel
 from flink_jobs.settings import Settings
 from models.baselines.registry import Context
-from models.prior import Prior, load_prior
+from models.prior import KindPrior, Prior, load_prior
 from models.prior_check import CheckModel
 from models.tpp.encoder import Encoder
 
 REPOSITORY = Path(__file__).resolve().parent.parent / "triton_repo"
+
+
+def model_root(settings: Settings) -> Path:
+    """Return the folder that holds the model's versions."""
+    return Path(settings.triton.model_repository or REPOSITORY) / settings.triton.model_name
+
+
+def current_rollout(settings: Settings) -> Rollout:
+    """Return who is in charge: the version that the settings pin, or as the rollout file says.
+
+    Raises:
+        EddyError: the repository holds no such model or version.
+    """
+    root, pinned = model_root(settings), settings.triton.model_version
+    found = versions_in(root)
+    if not found or (pinned and int(pinned) not in found):
+        raise EddyError(
+            f"model repository: expected {root.name}/{pinned or '<version>'} with encoder.npz and "
+            f"prior.json, found versions {[str(version) for version in found]}; check "
+            "triton.model_repository, triton.model_name and triton.model_version"
+        )
+    if not pinned:
+        return read_rollout(root)
+    base = read_rollout(root).base if (root / FILE).exists() else int(pinned)
+    return Rollout(int(pinned), base)
 
 
 def model_folder(settings: Settings) -> Path:
@@ -27,17 +55,7 @@ def model_folder(settings: Settings) -> Path:
     Raises:
         EddyError: the repository holds no such model or version.
     """
-    root = Path(settings.triton.model_repository or REPOSITORY) / settings.triton.model_name
-    version = settings.triton.model_version
-    found = [p for p in root.glob("*") if p.name.isdigit()] if root.is_dir() else []
-    wanted = [p for p in found if not version or p.name == version]
-    if not wanted:
-        raise EddyError(
-            f"model repository: expected {root.name}/{version or '<version>'} with encoder.npz and "
-            f"prior.json, found versions {sorted(p.name for p in found)}; check "
-            "triton.model_repository, triton.model_name and triton.model_version"
-        )
-    return max(wanted, key=lambda p: int(p.name))
+    return model_root(settings) / str(current_rollout(settings).in_charge)
 
 
 def load_encoder(folder: Path) -> Encoder:
@@ -113,9 +131,64 @@ def _hashed_partner(
     return kinds.index(partner) if partner and components.reads_partner else None
 
 
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """What the job reads of one version.
+
+    Attributes:
+        weights: name of the weights, from the card; "" where it has none.
+        encoder: of its memories.
+        prior: its tails count, where they were fitted upon the same moments.
+    """
+
+    weights: str
+    encoder: Encoder
+    prior: Prior
+
+
+def load_version(settings: Settings, version: int, models: Sequence[KindModel]) -> ModelVersion:
+    """Read a version that is to work in a job that runs.
+
+    Args:
+        settings: of the job.
+        version: number of the folder.
+        models: by kind, as the job has them.
+
+    Raises:
+        EddyError: the folder is broken, or its calibration rests on other moments than the job's.
+    """
+    folder = model_root(settings) / str(version)
+    try:
+        encoder, prior = load_encoder(folder), load_prior(folder / "prior.json")
+        card = folder / "card.json"
+        weights = json.loads(card.read_text("utf-8"))["model_version"] if card.exists() else ""
+    except (OSError, ValueError, KeyError) as error:
+        raise EddyError(f"model folder {folder.name}: {error}") from error
+    for model in models:
+        other = same_moments(model.advance, prior.of(model.kind))
+        if other:
+            raise EddyError(
+                f"model folder {folder.name}: its prior of {model.kind} has another {other} than "
+                "the job's, whose state rests on it; train the version with the prior in charge "
+                "(`eddy train` takes it by itself), or start without the savepoint"
+            )
+    return ModelVersion(str(weights), encoder, prior)
+
+
+def same_moments(model: AdvanceModel, prior: KindPrior) -> str:
+    """Name the first of the prior's numbers in which it differs from the model's; "" for none."""
+    other = AdvanceModel.of(prior, model.encoder, None)
+    mine, found = model.parameters._asdict(), other.parameters._asdict()
+    for name in PRIOR_NUMBERS:
+        if mine[name] != found[name]:
+            return name
+    same = np.array_equal(model.cumulative, other.cumulative)
+    return "" if same else "weekly profile"
+
+
 def load_models(settings: Settings) -> list[KindModel]:
-    """Read the model's folder and put together the models of each entity kind."""
-    folder = model_folder(settings)
+    """Read the base's folder and put together the models of each entity kind."""
+    folder = model_root(settings) / str(current_rollout(settings).base)
     try:
         return kind_models(settings, load_encoder(folder), read_prior(settings, folder))
     except (OSError, ValueError, KeyError) as error:

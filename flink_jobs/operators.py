@@ -19,18 +19,17 @@ from pyflink.datastream import (
 )
 from pyflink.datastream.state import MapState, MapStateDescriptor
 
-from flink_jobs.alerts import ALERT, LATE
-from flink_jobs.intensity import TritonClient
-from flink_jobs.intensity_protocol import (
-    IntensityClient,
-    ModelUnavailableError,
-    NullClient,
-)
+from flink_jobs.alerts import ALERT, LATE, Output
+from flink_jobs.breaker import BreakerState
+from flink_jobs.intensity_protocol import NullClient
 from flink_jobs.misfit import register_misfits
+from flink_jobs.model_events import MODEL, ModelEvent
 from flink_jobs.model_files import load_models
+from flink_jobs.model_pool import ModelPool
 from flink_jobs.parse import Records, dead_letter, parse
 from flink_jobs.scorer import ShardScorer
 from flink_jobs.scores import SCORE
+from flink_jobs.serving import ServedModel, Serving
 from flink_jobs.settings import Settings
 from state.events import decode, encode
 
@@ -43,6 +42,9 @@ PARTITION_SHIFT = 48  # a record's place is partition << 48 | offset: one number
 # How soon to look for an answer that is under way: each look crosses over to Python in a bundle of
 # its own, so under load, when answers take their time, they must be few.
 COLLECT_MS = (4, 64)
+BREAKER_STATES: tuple[BreakerState, ...] = ("closed", "half_open", "open")  # as the gauge counts
+MODELS_MS = 900  # how often the rollout file is looked at: at each idle timer
+REPORT_MS = 5_000  # how often a trial is told of
 IDLE_MS = 1_000  # how often an idle shard looks at the clock
 LIVE_LAG_MS = 60_000  # a stream whose newest event is older than this is history, and has no clock
 
@@ -102,16 +104,6 @@ class _MapStore:
         return self._state.items()
 
 
-def _connected(settings: Settings) -> TritonClient:
-    """Connect to Triton; a server that is away is met later, a model that does not fit never."""
-    client = TritonClient(settings.triton)
-    try:
-        client.check_model()
-    except ModelUnavailableError as error:
-        logging.getLogger(__name__).warning("degraded from the start: %s", error)
-    return client
-
-
 class ScoreOperator(KeyedProcessFunction):
     """Batches of one shard in, alerts and late events out; all that matters is in ShardScorer."""
 
@@ -122,9 +114,12 @@ class ScoreOperator(KeyedProcessFunction):
         """Read settings and models, connect to Triton, declare state and metrics."""
         self._settings = Settings.from_json(self._settings_json)
         self._models = load_models(self._settings)
-        self._client: IntensityClient = NullClient()
+        self._serving = Serving(ServedModel(1, NullClient()))
+        self._pool: ModelPool | None = None
         if self._settings.triton.enabled:
-            self._client = _connected(self._settings)
+            self._pool = ModelPool(self._settings, self._models)
+            self._serving = self._pool.serving
+        self._models_at = self._report_at = 0
         self._state = context.get_map_state(MapStateDescriptor("shard", Types.LONG(), BYTES))
         self._shards: dict[int, ShardScorer] = {}
         self._collect_at: dict[int, int] = {}
@@ -133,13 +128,17 @@ class ScoreOperator(KeyedProcessFunction):
         self._seen: dict[int, tuple[int, int]] = {}
         sink = self._settings.sink
         self._topics = {
-            ALERT: sink.alerts_topic, LATE: sink.late_topic, SCORE: sink.scores_topic or ""
-        }  # fmt: skip
+            ALERT: sink.alerts_topic,
+            LATE: sink.late_topic,
+            SCORE: sink.scores_topic or "",
+            MODEL: sink.models_topic or "",
+        }
         self._register_metrics(context)
 
     def close(self) -> None:
         """Give up what is under way at Triton."""
-        self._client.close()
+        if self._pool is not None:
+            self._pool.close()
 
     def process_element(self, value: Any, ctx: KeyedProcessFunction.Context) -> Iterator[Any]:
         """Score one batch of the current shard."""
@@ -164,18 +163,71 @@ class ScoreOperator(KeyedProcessFunction):
         if timestamp >= self._idle_at.get(shard, 0):
             self._idle_at.pop(shard, None)
             yield from self._messages(self._idle(shard, scorer, now_ms))
+            if self._pool is not None and now_ms >= self._models_at:
+                self._models_at = now_ms + MODELS_MS
+                yield from self._messages(self._follow_models(self._pool, shard, now_ms))
         self._set_timers(shard, scorer, now_ms, ctx.timer_service())
 
     def _scorer(self, shard: int) -> ShardScorer:
         if shard not in self._shards:
             store = _MapStore(self._state)
-            scorer = ShardScorer(self._settings, self._models, store, self._client)
+            scorer = ShardScorer(self._settings, self._models, store, self._serving)
             for change in scorer.changes:
                 logging.getLogger(__name__).warning("shard %d: %s", shard, change)
             self._shards[shard] = scorer
             # After a fault the clock goes on from what was restored, also if no event comes.
             self._seen[shard] = (_now_ms(), scorer.watermark_ms)
-        return self._shards[shard]
+        scorer = self._shards[shard]
+        if scorer.serving is not self._serving:
+            scorer.serve(self._serving)  # here, for it may write to the current key's state
+        return scorer
+
+    def _follow_models(self, pool: ModelPool, shard: int, now_ms: int) -> Iterator[Output]:
+        """Let the versions answer that the rollout wants, watch them, and tell of it."""
+        trials = [s.trial for s in self._shards.values() if s.trial is not None]
+        pool.guard(trials)
+        warm: dict[str, float] = {}
+        for trial in trials:
+            if trial.shadow.memory is not None and trial.warm == trial.warm:
+                digest = trial.shadow.memory.digest
+                warm[digest] = min(warm.get(digest, 1.0), trial.warm)
+        events = pool.refresh(warm)
+        if pool.serving is not self._serving:
+            self._serving, self._report_at = pool.serving, now_ms + REPORT_MS
+        if self._settings.sink.models_topic is None:
+            return
+        for event in events:
+            yield self._model_message(event, shard, pool.generation)
+        if trials and now_ms >= self._report_at:
+            self._report_at = now_ms + REPORT_MS
+            yield from self._reports(pool, shard)
+
+    def _model_message(
+        self,
+        event: ModelEvent,
+        shard: int,
+        generation: int,
+        report: dict[str, object] | None = None,
+    ) -> Output:
+        source, model = f"eddy/{self._settings.job.name}", self._settings.triton.model_name
+        return event.output(source, model, shard, generation, report)
+
+    def _reports(self, pool: ModelPool, shard: int) -> Iterator[Output]:
+        """Tell of every shard's trial; what the clients counted stands in one of them."""
+        for number, scorer in self._shards.items():
+            trial = scorer.trial
+            if trial is None:
+                continue
+            report = trial.report(scorer.tables)
+            sides = {"in_charge": trial.in_charge.version, "shadow": trial.shadow.version}
+            answers = {side: pool.answers(v, idle=number != shard) for side, v in sides.items()}
+            for part in ("latency_ms", "failures"):
+                report[part] = {side: answer[part] for side, answer in answers.items()}
+            mine, other = trial.in_charge, trial.shadow
+            event = ModelEvent(
+                "shadow_report", mine.version, mine.named, (other.version, other.named)
+            )
+            yield self._model_message(event, number, pool.generation, report)
 
     def _messages(self, outputs: Iterable[Any]) -> Iterator[Any]:
         for output in outputs:
@@ -213,6 +265,8 @@ class ScoreOperator(KeyedProcessFunction):
             metrics.gauge(name, total(name))
         metrics.gauge("entities", self._entities)
         metrics.gauge("degraded", lambda: int(any(s.degraded for s in self._shards.values())))
+        metrics.gauge("breaker", lambda: BREAKER_STATES.index(self._serving.in_charge.client.state))
+        metrics.gauge("model_version", lambda: self._serving.in_charge.version)
         metrics.gauge("in_flight", lambda: sum(s.in_flight for s in self._shards.values()))
         metrics.gauge("event_lag_ms", self._lag_ms)
         register_misfits(metrics, [m.kind for m in self._models], self._shards.values)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,10 +30,13 @@ from flink_jobs.alerts import (
 from flink_jobs.batches import empty_batch, kind_events, known_hashes, place_of
 from flink_jobs.components import NO_COMPONENTS, EventTells, KindComponents, walk
 from flink_jobs.decide import ALERT, PREDICTION, DecideModel, decide, pack, sweep
-from flink_jobs.intensity_protocol import IntensityClient, Ticket
+from flink_jobs.intensity_protocol import IntensityClient, ReadyTicket, Ticket
 from flink_jobs.lateness import PartitionClocks
+from flink_jobs.memories import remember
 from flink_jobs.scores import score_output
+from flink_jobs.serving import ServedModel, Serving
 from flink_jobs.settings import Settings
+from flink_jobs.trial import Decided, Trial
 from models.prior import LEVEL_NOISE
 from models.prior_check import CheckModel, PriorCheck
 from models.tpp.spec import INPUT
@@ -41,6 +44,7 @@ from state.events import EventBatch
 from state.log import (
     COMPONENTS,
     LoggedBatch,
+    Restored,
     ShardLog,
     Store,
     components_form,
@@ -108,6 +112,21 @@ class _Told:
         return len(self.core)
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a batch asks of the models: x float32[rows, 68] by encoder, "" the base's.
+
+    `warm` says by encoder, bool[rows], whose memories are warm; the base's are.
+    """
+
+    x: dict[str, NDArray[np.float32]]
+    warm: dict[str, NDArray[np.bool_]]
+
+    def of(self, model: ServedModel) -> NDArray[np.float32] | None:
+        """Return what `model` is asked; None where its memories had not begun."""
+        return self.x.get(model.memory.digest if model.memory else "")
+
+
 @dataclass(slots=True)
 class _Pending:
     """A batch that is advanced and not yet decided."""
@@ -115,9 +134,24 @@ class _Pending:
     seq: int
     batch: LoggedBatch
     told: list[_Told]
-    x: NDArray[np.float32]
     former: list[NDArray[np.void]]  # by kind, whom this batch took rows from
+    asked: _Asked
+    model: ServedModel  # whose answer decides it
+    trial: Trial | None = None
     ticket: Ticket | None = None
+    trial_ticket: Ticket | None = None
+
+    @property
+    def rows(self) -> int:
+        """Rows that its model is asked."""
+        return len(self.asked.x[""])
+
+    def submit(self) -> Ticket:
+        """Ask the model, and the one in its shadow where there is one."""
+        if self.trial is not None:
+            self.trial_ticket = self.trial.submit(self.asked.of(self.trial.shadow))
+        x = self.asked.of(self.model)
+        return ReadyTicket(None) if x is None else self.model.client.submit(x)
 
 
 class ShardScorer:
@@ -127,7 +161,7 @@ class ShardScorer:
         settings: of the job.
         models: by entity kind, in the order of `settings.event.entities`.
         store: holds the shard's records; what it holds already is restored.
-        client: answers for the intensity model.
+        client: answers for the intensity model; or the versions of it that do.
         observer: sees decided events.
     """
 
@@ -136,12 +170,15 @@ class ShardScorer:
         settings: Settings,
         models: list[KindModel],
         store: Store,
-        client: IntensityClient,
+        client: IntensityClient | Serving,
         observer: Observer | None = None,
     ) -> None:
         self._settings = settings
         self._models = models
-        self._client = client
+        serving = client if isinstance(client, Serving) else Serving(ServedModel(1, client))
+        self.serving, self._judges = serving, self._judges_of(serving)
+        self.trial: Trial | None = None
+        memories = tuple(memory.part for memory in serving.memories)
         self._observer = observer
         state = settings.state
         self.tables = [
@@ -149,7 +186,7 @@ class ShardScorer:
                 state.initial_entities,
                 state.max_entities,
                 state.ttl_s * 1000,
-                model.components.layout,
+                (*model.components.layout, *memories),
             )
             for model in models
         ]
@@ -176,6 +213,7 @@ class ShardScorer:
         self.seq = 0
         self.degraded = False
         self._restore()
+        self._begin_trial()
 
     @property
     def watermark_ms(self) -> int:
@@ -186,6 +224,43 @@ class ShardScorer:
     def in_flight(self) -> int:
         """Batches that wait for the intensity model."""
         return len(self._pending)
+
+    # -- models ------------------------------------------------------------------------------
+
+    def serve(self, serving: Serving) -> None:
+        """Let other versions of the intensity model answer, from the next batch on.
+
+        What is under way is decided by whoever was asked. Memories of an encoder that comes begin
+        with each entity's next event; those of one that goes are dropped.
+        """
+        before, after = self.serving.memories, serving.memories
+        for gone in (memory for memory in before if memory not in after):
+            for table in self.tables:
+                table.leave(gone.part.name)
+        for come in (memory for memory in after if memory not in before):
+            for table in self.tables:
+                table.join(come.part)
+        former = self.serving
+        self.serving, self._judges = serving, self._judges_of(serving)
+        if before != after:
+            self._log.reform(self._form(), self.seq)
+        if (former.in_charge, former.shadow) != (serving.in_charge, serving.shadow):
+            self._begin_trial()
+
+    def _begin_trial(self) -> None:
+        shadow = self.serving.shadow
+        self.trial = None
+        if shadow is not None:
+            kinds = [model.kind for model in self._models]
+            self.trial = Trial(self.serving.in_charge, shadow, kinds, self._judges)
+
+    def _judges_of(self, serving: Serving) -> list[DecideModel]:
+        return [
+            model.decide.serving(
+                {slot: prior.of(model.kind) for slot, prior in serving.priors.items()}
+            )
+            for model in self._models
+        ]
 
     # -- forward -----------------------------------------------------------------------------
 
@@ -207,7 +282,7 @@ class ShardScorer:
         self.counters["events"] += len(batch)
         placed, former = self._place(batch, ~late)
         rows = int(np.count_nonzero(placed.row >= 0))
-        while self._pending and not self._client.has_room(rows):
+        while self._pending and not self.serving.in_charge.client.has_room(rows):
             yield from self._decide_head(self._patience_s)
         self._append(placed, former)
         yield from self.collect()
@@ -243,7 +318,7 @@ class ShardScorer:
     def _decide_head(self, wait_s: float) -> Iterator[Output]:
         self._ask()
         head = self._pending.popleft()
-        ticket = head.ticket or self._client.submit(head.x)
+        ticket = head.ticket or head.submit()
         yield from self._decide(head, ticket.result(wait_s))
         self._ask()
 
@@ -251,9 +326,9 @@ class ShardScorer:
         """Send what waits, in order, as far as the client has room."""
         for pending in self._pending:
             if pending.ticket is None:
-                if not self._client.has_room(len(pending.x)):
+                if not pending.model.client.has_room(pending.rows):
                     break
-                pending.ticket = self._client.submit(pending.x)
+                pending.ticket = pending.submit()
 
     # -- the steps ---------------------------------------------------------------------------
 
@@ -330,14 +405,22 @@ class ShardScorer:
     def _append(self, batch: LoggedBatch, former: list[NDArray[np.void]]) -> None:
         self.seq += 1
         self._log.append(self.seq, encode_batch(batch), self.tables)
-        told, x = self._advance(batch, None)
-        self._pending.append(_Pending(self.seq, batch, told, x, former))
+        told, asked = self._advance(batch, self.seq, None)
+        model = self.serving.in_charge
+        self._pending.append(_Pending(self.seq, batch, told, former, asked, model, self.trial))
         self._ask()
 
     def _advance(
-        self, batch: LoggedBatch, newer: list[NDArray[np.bool_]] | None
-    ) -> tuple[list[_Told], NDArray[np.float32]]:
-        """Advance every kind; `newer` (bool[n] by kind) leaves out what pages hold already."""
+        self,
+        batch: LoggedBatch,
+        seq: int,
+        newer: list[NDArray[np.bool_]] | None,
+        joined: Mapping[str, Mapping[str, int]] | None = None,
+    ) -> tuple[list[_Told], _Asked]:
+        """Advance every kind; `newer` (bool[n] by kind) leaves out what pages hold already.
+
+        In a replay, `joined` names by kind and part the last batch that knew nothing of the part.
+        """
         events = [
             kind_events(batch, k, None if newer is None else newer[k], model.hashed_partner)
             for k, model in enumerate(self._models)
@@ -348,12 +431,28 @@ class ShardScorer:
             core = advance(table, mine, model.advance, x[at : at + len(mine)])
             told.append(_Told(core, walk(table, model.components, mine)))
             at += len(mine)
-        return told, x
+        asked = _Asked({"": x}, {})
+        for memory in self.serving.memories:
+            name, parts = memory.part.name, []
+            if joined and any(of.get(name, -1) >= seq for of in joined.values()):
+                continue
+            ends = np.cumsum([len(mine) for mine in events])[:-1]
+            for table, mine, one, asks in zip(
+                self.tables, events, told, np.split(x, ends), strict=True
+            ):
+                parts.append(remember(table, memory, mine, one.core["elapsed"], asks))
+            asked.x[memory.digest] = np.concatenate([of for of, _ in parts])
+            asked.warm[memory.digest] = np.concatenate([warm for _, warm in parts])
+        return told, asked
 
     def _decide(self, pending: _Pending, answer: NDArray[np.float32] | None) -> Iterator[Output]:
         predictions = self._split(pending, answer)
-        record = encode_answers(predictions, len(self._models))
+        record = encode_answers(predictions, len(self._models), pending.model.slot)
         self._log.append_answers(pending.seq, record, self.tables)
+        trial = pending.trial if pending.trial is self.trial else None
+        if trial is not None:
+            trial.begin(self.tables)
+        judged: list[Decided] = []
         self.degraded = predictions is None and sum(map(len, pending.told)) > 0
         self.counters["degraded_batches"] += self.degraded
         self.counters["decided"] += sum(map(len, pending.told))
@@ -361,7 +460,11 @@ class ShardScorer:
         for k in range(len(self._models)):
             told = pending.told[k].core
             mine = None if predictions is None else predictions[k]
-            decided = self._decide_kind(k, pending.told[k], mine)
+            slot, measure = pending.model.slot, trial is not None
+            decided = self._decide_kind(k, pending.told[k], mine, slot, measure=measure)
+            if trial is not None:
+                surprises = self._surprises(k, pending.told[k])
+                judged.append(Decided(told, surprises, decided))
             self.checks[k].add(told["value"], told["log_gap"], told["timed"])
             if self._observer is not None:
                 self._observer(k, told, decided)
@@ -376,21 +479,30 @@ class ShardScorer:
         for _, alert in sorted(found, key=lambda one: one[0]):
             self.counters["alerts"] += 1
             yield alert
-        yield from self._sweep(pending)
+        silences = yield from self._sweep(pending)
+        if trial is not None:
+            digest = trial.shadow.memory.digest if trial.shadow.memory else ""
+            warm = pending.asked.warm.get(digest)
+            trial.follow(judged, silences, pending.batch.watermark_ms, pending.trial_ticket, warm)
+
+    def _surprises(self, k: int, told: _Told) -> NDArray[np.float32] | None:
+        return self._models[k].components.surprises(told.components) if told.components else None
 
     def _decide_kind(
         self,
         k: int,
         told: _Told,
         predictions: NDArray[np.void] | None,
+        slot: int,
         without: Collection[str] = (),
+        *,
+        measure: bool = False,
     ) -> NDArray[np.void]:
-        model = self._models[k]
-        components = model.components.surprises(told.components) if told.components else None
-        judge = model.decide
+        judge = self._judges[k]
         if without:
-            judge = judge.without(model.components.labels_of(without))
-        return decide(self.tables[k], told.core, predictions, judge, components)
+            judge = judge.without(self._models[k].components.labels_of(without))
+        surprises = self._surprises(k, told)
+        return decide(self.tables[k], told.core, predictions, judge, surprises, slot, measure)
 
     def _split(
         self, pending: _Pending, answer: NDArray[np.float32] | None
@@ -413,10 +525,13 @@ class ShardScorer:
             event = -1
         return self.tables[k].rows[row]  # type: ignore[no-any-return]
 
-    def _sweep(self, pending: _Pending) -> Iterator[Output]:
+    def _sweep(self, pending: _Pending) -> Generator[Output, None, list[tuple[int, int]]]:
+        """Tell the silences that are due; return the (kind, row) of each."""
         watermark_ms = pending.batch.watermark_ms
-        for k, (table, model) in enumerate(zip(self.tables, self._models, strict=True)):
-            for row, due_ms in sweep(table, watermark_ms, model.decide):
+        found = []
+        for k, (table, judge) in enumerate(zip(self.tables, self._judges, strict=True)):
+            for row, due_ms in sweep(table, watermark_ms, judge):
+                found.append((k, row))
                 entity = table.rows[row]
                 holder = self._holder(pending, k, row, len(pending.batch))
                 silence = Silence(
@@ -428,7 +543,8 @@ class ShardScorer:
                     degraded=self._unaided(entity["predicted"] == 0),
                 )
                 self.counters["alerts"] += 1
-                yield self._silence_alert(k, holder, silence)
+                yield self._silence_alert(k, holder, silence, int(entity["predicted"]))
+        return found
 
     def _ended_silence(self, pending: _Pending, k: int, told: np.void, decided: np.void) -> Output:
         """Tell a silence that became surprising just before the event that ended it."""
@@ -441,27 +557,28 @@ class ShardScorer:
             degraded=self._unaided(bool(decided["unaided"])),
         )
         holder = self._holder(pending, k, int(told["row"]), int(told["event"]))
-        return self._silence_alert(k, holder, silence)
+        return self._silence_alert(k, holder, silence, int(decided["slot"]))
 
-    def _silence_alert(self, k: int, holder: np.void, silence: Silence) -> Output:
+    def _silence_alert(self, k: int, holder: np.void, silence: Silence, slot: int) -> Output:
         entity = Entity(self._models[k].kind, id_of(holder))
-        return silence_alert(self._context, entity, silence, self._client.model_version)
+        return silence_alert(self._context, entity, silence, self.serving.label(slot))
 
     def _event_alert(self, pending: _Pending, k: int, at: int, decided: np.void) -> Output:
         model, mine = self._models[k], pending.told[k]
         told = mine.core[at]
         batch, i = pending.batch, int(told["event"])
-        mode = int(decided["unaided"])
+        judge, slot = self._judges[k], int(decided["slot"])
+        mode = int(judge.modes.of_slot[slot])
         return event_alert(
             self._context,
             Entity(model.kind, id_of(self._holder(pending, k, int(told["row"]), i))),
             place_of(batch, i),
             told,
             decided,
-            (model.decide.offset[mode], model.decide.slope[mode]),
-            self._client.model_version,
-            self._unaided(self.degraded or (mode == 1 and told["events"] > 1)),
-            model.decide.names,
+            (judge.modes.offset[mode], judge.modes.slope[mode]),
+            self.serving.label(slot),
+            self._unaided(self.degraded or (slot == 0 and told["events"] > 1)),
+            judge.names,
             EventTells(model.components, mine.components, at),
         )
 
@@ -507,6 +624,7 @@ class ShardScorer:
         restored = self._log.restore(self.tables, self._form())
         self.changes = restored.changes
         page_rows = self._settings.state.page_rows
+        self._drop_stale(restored, page_rows)
         for seq, batch, record in restored.batches:
             newer, former = [], []
             for k, table in enumerate(self.tables):
@@ -518,16 +636,17 @@ class ShardScorer:
                 begun = np.flatnonzero(batch.fresh[k] & newer[k]).astype(np.int32)
                 left = table.place(begun, batch.row[k][begun], batch.names[k].only(named))
                 former.append(left)
-            told, x = self._advance(batch, newer)
+            told, asked = self._advance(batch, seq, newer, restored.joined)
             if record is None:
-                self._pending.append(_Pending(seq, batch, told, x, former))
+                model = self.serving.in_charge
+                self._pending.append(_Pending(seq, batch, told, former, asked, model))
             else:
                 without = [
                     [name for name, last in restored.joined.get(m.kind, {}).items() if seq <= last]
                     for m in self._models
                 ]
-                predictions = decode_answers(record, PREDICTION)
-                self._decide_again(batch, told, newer, predictions, without)
+                predictions, slot = decode_answers(record, PREDICTION)
+                self._decide_again(batch, told, newer, predictions, slot, without)
         if restored.batches:
             self.seq, last, _ = restored.batches[-1]
             self._time.clocks = last.clocks.copy()
@@ -538,12 +657,21 @@ class ShardScorer:
             self.counters["replayed_batches"] = len(restored.batches)
             self._ask()
 
+    def _drop_stale(self, restored: Restored, page_rows: int) -> None:
+        """Forget what parts knew before they last joined: a page may be older than that."""
+        for k, (model, table) in enumerate(zip(self._models, self.tables, strict=True)):
+            for part, begun in zip(table.layout, table.begun, strict=True):
+                last = restored.joined.get(model.kind, {}).get(part.name, -1)
+                for page in np.flatnonzero(restored.page_seq[k] < last).tolist():
+                    begun[page * page_rows : (page + 1) * page_rows] = 0
+
     def _decide_again(
         self,
         batch: LoggedBatch,
         told: list[_Told],
         newer: list[NDArray[np.bool_]],
         predictions: list[NDArray[np.void]] | None,
+        slot: int,
         without: list[list[str]],
     ) -> None:
         """Decide a batch whose alerts are out already.
@@ -551,12 +679,12 @@ class ShardScorer:
         `without` names by kind the components that had no vote then: an incident that no alert told
         of would keep the entity quiet.
         """
-        for k, model in enumerate(self._models):
+        for k, judge in enumerate(self._judges):
             mine = None
             if predictions is not None:
                 mine = predictions[k][newer[k][batch.row[k] >= 0]]
-            self._decide_kind(k, told[k], mine, without[k])
-            sweep(self.tables[k], batch.watermark_ms, model.decide)
+            self._decide_kind(k, told[k], mine, slot, without[k])
+            sweep(self.tables[k], batch.watermark_ms, judge)
 
 
 _NONE = np.zeros(0, np.bool_)

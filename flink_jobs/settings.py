@@ -141,6 +141,8 @@ class TritonSettings:
     tls_private_key: str
     tls_certificate_chain: str
     model_repository: str
+    guard: bool
+    probation_s: Annotated[int, Range(0, 90 * 86_400)]
 
 
 @dataclass(frozen=True)
@@ -178,11 +180,12 @@ class DetectionSettings:
 
 @dataclass(frozen=True)
 class SinkSettings:
-    """Where alerts, dead letters, late events and scores go, and with which guarantee."""
+    """Where alerts, dead letters, late events, model events and scores go, and how surely."""
 
     alerts_topic: Annotated[str, _TOPIC]
     dead_letters_topic: Annotated[str, _TOPIC]
     late_topic: Annotated[str, _TOPIC]
+    models_topic: Annotated[str | None, _TOPIC]
     scores_topic: Annotated[str | None, _TOPIC]
     delivery: Annotated[str, one_of("exactly_once", "at_least_once")]
     transaction_timeout_ms: Annotated[int, Range(1_000, 86_400_000)]
@@ -191,8 +194,9 @@ class SinkSettings:
     @property
     def topics(self) -> tuple[str, ...]:
         """The topics that the job writes."""
-        topics = (self.alerts_topic, self.dead_letters_topic, self.late_topic)
-        return topics if self.scores_topic is None else (*topics, self.scores_topic)
+        optional = (self.models_topic, self.scores_topic)
+        named = (self.alerts_topic, self.dead_letters_topic, self.late_topic)
+        return (*named, *(topic for topic in optional if topic is not None))
 
 
 @dataclass(frozen=True)

@@ -28,12 +28,14 @@ from numpy.typing import NDArray
 from state.columns import ColumnReader, Strings, write_columns
 from state.table import MEMORY, ROW, ROW_VERSION, Table
 
-LOG_VERSION = 2  # since 2 a batch keeps hashes of partners where a component reads them
+# Since 2 a batch keeps hashes of partners where a component reads them; since 3 answers name the
+# slot of the model that gave them.
+LOG_VERSION = 3
 FORM_KEY = 0
 COMPONENTS = "components"  # in the form: by kind and name, version/fingerprint of each part
 JOINED = "joined"  # in the form: by kind and name, the last batch that was decided without the part
 _EVENTS = struct.Struct("<4sHHIIqq")  # magic, version, kinds, events, partitions, 2 times
-_ANSWERS = struct.Struct("<4sHH?xxx")  # magic, version, kinds, answered
+_ANSWERS = struct.Struct("<4sHHBxxx")  # magic, version, kinds, slot of the model, 0 for no answer
 _PAGE = struct.Struct("<4sHHIIq")  # magic, row version, kind, first row, rows, batch
 _PARTS = struct.Struct("<q")  # of a page: how many parts' columns follow the rows
 _PART = struct.Struct("<QQ")  # of each: fingerprint, bytes of a record
@@ -161,23 +163,31 @@ def decode_batch(data: bytes) -> LoggedBatch:
     )  # fmt: skip
 
 
-def encode_answers(answers: Sequence[NDArray[np.void]] | None, kinds: int) -> bytes:
-    """Write the predictions of a batch, one column per kind; None where there was no answer."""
-    head = _ANSWERS.pack(b"EdLa", LOG_VERSION, kinds, answers is not None)
+def encode_answers(answers: Sequence[NDArray[np.void]] | None, kinds: int, slot: int = 1) -> bytes:
+    """Write the predictions of a batch, one column per kind, and the slot (1 to 255) of the model.
+
+    None where there was no answer.
+    """
     if answers is None:
-        return head
+        return _ANSWERS.pack(b"EdLa", LOG_VERSION, kinds, 0)
+    head = _ANSWERS.pack(b"EdLa", LOG_VERSION, kinds, slot)
     sizes = np.array([len(a) for a in answers], np.int64)
     return write_columns(head, [sizes, *answers])
 
 
-def decode_answers(data: bytes, dtype: np.dtype[np.void]) -> list[NDArray[np.void]] | None:
-    """Read the predictions of a batch as records of `dtype`, or None."""
-    magic, version, kinds, answered = _ANSWERS.unpack_from(data)
+def decode_answers(
+    data: bytes, dtype: np.dtype[np.void]
+) -> tuple[list[NDArray[np.void]] | None, int]:
+    """Read the predictions of a batch as records of `dtype`, or None, and their model's slot.
+
+    Before version 3 every answer was of one model, which has slot 1.
+    """
+    magic, version, kinds, slot = _ANSWERS.unpack_from(data)
     _check("answer log", magic, b"EdLa", version, LOG_VERSION)
-    if not answered:
-        return None
+    if not slot:
+        return None, 0
     read = ColumnReader(data, _ANSWERS.size)
-    return [read.records(dtype, int(size)) for size in read.take(np.int64, kinds)]
+    return [read.records(dtype, int(size)) for size in read.take(np.int64, kinds)], slot
 
 
 def _check(what: str, magic: bytes, expected: bytes, version: int, current: int) -> None:
@@ -226,6 +236,7 @@ class ShardLog:
         self._min_bytes = min_bytes
         self._sizes: deque[tuple[int, int]] = deque()  # (seq, bytes) of the records kept
         self._page_seq = [np.zeros(0, np.int64) for _ in range(kinds)]
+        self._form: Mapping[str, object] = {}
         self._next = 0  # page to write next, counted over all kinds; -1: not known
         self.bytes = 0
         self.debt = 0.0  # bytes of pages owed for the bytes logged
@@ -330,9 +341,9 @@ class ShardLog:
                 events[seq] = decode_batch(value)
         changes = _check_form(form, found, bool(events or pages))
         joined = _joined(form, found, max(answers, default=0))
+        self._form = {**form, JOINED: joined} if joined else form
         if found is None or changes:
-            known = {**form, JOINED: joined} if joined else form
-            self._store.put(FORM_KEY, json.dumps(dict(known)).encode())
+            self._store.put(FORM_KEY, json.dumps(dict(self._form)).encode())
         order = sorted(events)
         self._sizes = deque((seq, sizes[seq]) for seq in order)
         self.bytes = sum(sizes.values())
@@ -349,6 +360,12 @@ class ShardLog:
             changes,
             joined,
         )
+
+    def reform(self, form: Mapping[str, object], seq: int) -> None:
+        """Note that parts have joined or left the tables after batch `seq`."""
+        joined = _joined(form, self._form, seq)
+        self._form = {**form, JOINED: joined} if joined else form
+        self._store.put(FORM_KEY, json.dumps(dict(self._form)).encode())
 
 
 def _check_form(

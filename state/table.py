@@ -184,6 +184,18 @@ class Table:
             self.hashes = _grown(self.hashes, capacity)
             self.seen_ms = _grown(self.seen_ms, capacity)
 
+    def join(self, part: Part) -> None:
+        """Take up a column: every record begins with its entity's next event."""
+        self.layout += (part,)
+        self.parts.append(np.zeros(len(self.rows), part.dtype))
+        self.begun.append(np.zeros(len(self.rows), np.uint8))
+
+    def leave(self, name: str) -> None:
+        """Drop the column of that name."""
+        at = [part.name for part in self.layout].index(name)
+        self.layout = self.layout[:at] + self.layout[at + 1 :]
+        del self.parts[at], self.begun[at]
+
     def restore_room(self, count: int) -> None:
         """Make room for the `count` entities of a stored state.
 

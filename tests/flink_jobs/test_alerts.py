@@ -69,7 +69,9 @@ def alert(
     for name, value in surprises.items():
         decided["surprise"][FUSED.index(name)] = value
     decided["log_p"] = -max(surprises.values())
-    output = event_alert(context, entity, place, record, decided, tail, "7", False)
+    output = event_alert(
+        context, entity, place, record, decided, tail, ("intensity/7", "tpp-7"), False
+    )
     assert output.kind == "alert"
     body: dict[str, Any] = orjson.loads(output.value)
     assert output.key == body["subject"] == entity.key
@@ -111,7 +113,8 @@ def test_the_body_of_an_alert() -> None:
             "high": pytest.approx(high, rel=1e-4),
         },
         "degraded": False,
-        "model_version": "7",
+        "model": "intensity/7",
+        "model_version": "tpp-7",
         "warmth": {"events": 12},
         "payment_id": "p-1",
         "partition": 3,
@@ -203,7 +206,7 @@ def test_ids_are_those_of_the_event_and_its_entity_alone() -> None:
 
 def test_a_silence() -> None:
     silence = Silence(TIME_MS, TIME_MS + 7_200_000, TIME_MS - 1000, math.log(60.0), 77, True)
-    output = silence_alert(CONTEXT, Entity("merchant", "m-1"), silence, "")
+    output = silence_alert(CONTEXT, Entity("merchant", "m-1"), silence, (None, ""))
     body = orjson.loads(output.value)
     data = body["data"]
     assert output.key == body["subject"] == "merchant/m-1"
@@ -218,5 +221,7 @@ def test_a_silence() -> None:
     assert (data["payment_id"], data["partition"], data["offset"]) == (None, None, None)
     assert body["id"] == "7f24e6004fd99b043adea97929b28d8d"
     later = Silence(TIME_MS, TIME_MS + 9_000_000, 0, 1.0, 78, False)
-    again = orjson.loads(silence_alert(CONTEXT, Entity("merchant", "m-1"), later, "7").value)
+    again = orjson.loads(
+        silence_alert(CONTEXT, Entity("merchant", "m-1"), later, ("intensity/7", "tpp-7")).value
+    )
     assert again["id"] == body["id"]  # one silence: since the same event

@@ -77,7 +77,7 @@ def test_each_kind_has_the_components_that_it_names_in_their_order() -> None:
     assert [[p.dtype for p in t.parts] for t in scorer.tables] == [[STEP], [], [STEP, STEP]]
     device = models_of(settings_of(*BOTH))[2]
     assert device.decide.names == (*FUSED, "pace.size", "step.size")
-    assert device.decide.offset.shape == (2, 10)
+    assert device.decide.modes.offset.shape == (2, 10)
 
 
 def test_what_a_component_remembers_follows_the_events_by_hand() -> None:

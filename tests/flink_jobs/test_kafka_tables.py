@@ -80,7 +80,7 @@ def test_the_user_has_the_last_word_on_a_property() -> None:
 
 def test_the_sink_writes_exactly_once_in_transactions_of_its_own() -> None:
     found = options(kafka_tables.sink(load(None, {}, ["job.name=blue"])))
-    assert found["topic"] == "eddy.alerts;eddy.dead-letters;eddy.late"
+    assert found["topic"] == "eddy.alerts;eddy.dead-letters;eddy.late;eddy.models"
     assert found["sink.delivery-guarantee"] == "exactly-once"
     assert found["sink.transactional-id-prefix"] == "eddy-blue"
     assert found["properties.transaction.timeout.ms"] == "600000"

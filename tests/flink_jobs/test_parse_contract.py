@@ -27,7 +27,7 @@ from tests.flink_jobs.parse_cases import (
 )
 
 ROOT = Path(__file__).parents[2]
-NAMES = ["payment", "alert", "dead-letter", "late"]
+NAMES = ["payment", "alert", "dead-letter", "late", "model"]
 DOCUMENT = (ROOT / "docs" / "event-contract.md").read_text()
 
 
@@ -144,7 +144,7 @@ def test_alert_of_a_silence_follows_the_schema() -> None:
         AlertContext(source="eddy/payments", log_values=True, alpha=1e-6, silence_alpha=1e-7),
         Entity("merchant", "m-0042"),
         Silence(INGEST_MS, INGEST_MS + 5000, INGEST_MS - 86_400_000, 1.5, 40, degraded=False),
-        "1",
+        ("intensity/1", "tpp-1"),
     )
     assert faults("alert", orjson.loads(alert.value)) == []
 

@@ -315,7 +315,7 @@ def test_kafka_properties_keep_their_dots_however_they_are_written(tmp_path: Pat
         (
             "sink.late_topic=eddy.alerts",
             "sink: expected source.topic and the topics of [sink] to differ,"
-            " found eddy.payments, eddy.alerts, eddy.dead-letters, eddy.alerts",
+            " found eddy.payments, eddy.alerts, eddy.dead-letters, eddy.alerts, eddy.models",
         ),
         (
             "state.max_entities=5",
@@ -343,7 +343,7 @@ def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
         "EDDY_TRITON_MAX_ROWS: a section and its key are parted by two underscores;"
         " did you mean EDDY_TRITON__MAX_ROWS?",
         "--set sink.x: unknown key sink.x; known are alerts_topic, dead_letters_topic, late_topic,"
-        " scores_topic, delivery, transaction_timeout_ms, kafka",
+        " models_topic, scores_topic, delivery, transaction_timeout_ms, kafka",
         f"source.topic: expected text in quotes, found 7 in {path}",
         "state.ttl_s: expected a number from 60 to 3,162,240,000, found 1 in EDDY_STATE__TTL_S",
     )

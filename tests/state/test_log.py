@@ -91,13 +91,14 @@ def test_a_batch_record_comes_back(n: int, seed: int, kinds: int, partitions: in
 def test_an_answer_record_comes_back(sizes: list[int], seed: int) -> None:
     rng = np.random.default_rng(seed)
     answers = [np.frombuffer(rng.bytes(size * ANSWER.itemsize), ANSWER, size) for size in sizes]
-    back = decode_answers(encode_answers(answers, len(sizes)), ANSWER)
+    back, slot = decode_answers(encode_answers(answers, len(sizes), 200), ANSWER)
+    assert slot == 200
     assert back is not None
     assert [b.tobytes() for b in back] == [a.tobytes() for a in answers]
 
 
 def test_no_answer_comes_back_as_none() -> None:
-    assert decode_answers(encode_answers(None, 3), ANSWER) is None
+    assert decode_answers(encode_answers(None, 3), ANSWER) == (None, 0)
 
 
 ADVICE = "restore with the release that wrote it, or with one that migrates it"
@@ -106,14 +107,14 @@ ADVICE = "restore with the release that wrote it, or with one that migrates it"
 def test_a_batch_record_of_another_version_is_refused() -> None:
     data = bytearray(encode_batch(logged(2)))
     struct.pack_into("<H", data, 4, 99)
-    with pytest.raises(ValueError, match=f"event log: .* of version 2, found .* 99; {ADVICE}"):
+    with pytest.raises(ValueError, match=f"event log: .* of version 3, found .* 99; {ADVICE}"):
         decode_batch(bytes(data))
 
 
 def test_an_answer_record_of_another_version_is_refused() -> None:
     data = bytearray(encode_answers(None, 1))
     struct.pack_into("<H", data, 4, 99)
-    with pytest.raises(ValueError, match=f"answer log: .* of version 2, found .* 99; {ADVICE}"):
+    with pytest.raises(ValueError, match=f"answer log: .* of version 3, found .* 99; {ADVICE}"):
         decode_answers(bytes(data), ANSWER)
     with pytest.raises(ValueError, match="answer log: expected b'EdLa'"):
         decode_answers(encode_batch(logged(2)), ANSWER)

@@ -1,0 +1,94 @@
+"""When a promoted model has failed: pure rules on what its probation shows."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from flink_jobs.pit import kolmogorov
+from flink_jobs.trial import IN_CHARGE, SHADOW, Trial
+
+FEWEST_COMPARED = 2_000  # events that both models predicted, before likelihoods are judged
+FEWEST_REQUESTS = 50
+LOST_NATS = 0.05  # nats an event, beyond four standard errors
+LOST_PIT = 0.1  # Kolmogorov distance from uniform, beyond the previous version's
+SLOWER = 3.0
+SLOWER_BY_MS = 20.0
+FLOOD = 10.0  # alerts of the new version alone, over those of the old one
+FEWEST_ALERTS = 20
+NEVER_SENT = ("breaker_open", "in_flight_limit", "not_sent", "closed")
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How a version has answered since its probation began.
+
+    Attributes:
+        closed: its breaker is closed.
+        requests: answered.
+        mean_ms: latency of these.
+        failures: requests without a sound answer, by reason.
+    """
+
+    closed: bool
+    requests: int
+    mean_ms: float
+    failures: Counter[str]
+
+
+def no_answer(failed: Health) -> str:
+    """Say why a version whose breaker is open is to go."""
+    sent = Counter({why: n for why, n in failed.failures.items() if why not in NEVER_SENT})
+    found = ", ".join(f"{count} x {reason}" for reason, count in sent.most_common(3))
+    return f"it does not answer: {found or 'no request was answered'}"
+
+
+def fault(new: Health, old: Health, trials: Iterable[Trial]) -> str:
+    """Say what is wrong with the version in charge, by what the one before shows; "" for nothing.
+
+    Args:
+        new: of the version in charge.
+        old: of the one before, which is asked the same in its shadow.
+        trials: by shard, of these two.
+    """
+    if not new.closed:
+        return no_answer(new) if old.closed else ""
+    if min(new.requests, old.requests) >= FEWEST_REQUESTS and (
+        new.mean_ms > SLOWER * old.mean_ms + SLOWER_BY_MS
+    ):
+        return (
+            f"latency: a request takes {new.mean_ms:.1f} ms, that of the version before "
+            f"{old.mean_ms:.1f} ms"
+        )
+    return _judged(list(trials))
+
+
+def _judged(trials: list[Trial]) -> str:
+    tallies = [tally for trial in trials for tally in trial.tallies]
+    compared = sum(tally.compared for tally in tallies)
+    if compared >= FEWEST_COMPARED:
+        nats = np.sum([tally.nats for tally in tallies], axis=0) / compared
+        lost = float(nats[IN_CHARGE] - nats[SHADOW])
+        spread = sum(tally.square for tally in tallies) / compared - lost**2
+        if lost > LOST_NATS + 4.0 * math.sqrt(max(spread, 0.0) / compared):
+            return (
+                f"likelihood: {nats[IN_CHARGE]:.3f} nats an event, that of the version before "
+                f"{nats[SHADOW]:.3f}"
+            )
+        pit = np.sum([tally.pit for tally in tallies], axis=0)
+        mine, before = kolmogorov(pit[IN_CHARGE]), kolmogorov(pit[SHADOW])
+        if mine > before + LOST_PIT:
+            return (
+                f"calibration: its gaps are {mine:.2f} (Kolmogorov) from what it predicts, those "
+                f"of the version before {before:.2f}"
+            )
+    counts = [trial.findings()[1] for trial in trials]
+    alone, other = sum(c[IN_CHARGE] for c in counts), sum(c[SHADOW] for c in counts)
+    both = sum(trial.both for trial in trials)
+    if alone >= FEWEST_ALERTS and alone > FLOOD * (both + other + 1):
+        return f"alerts: {alone} that the version before would not give, which gives {both + other}"
+    return ""

@@ -1,0 +1,409 @@
+"""The versions of the intensity model that a worker asks, as the rollout file wants them.
+
+The file is looked at each second. A version takes charge once it has answered a canary and, where
+its encoder is another one, its memories are warm; until then the old one goes on, so a switch costs
+no request. The guard watches a promoted version and goes back by itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Protocol
+
+from flink_jobs.errors import EddyError
+from flink_jobs.guard import Health, fault, no_answer
+from flink_jobs.intensity import TritonClient
+from flink_jobs.intensity_protocol import (
+    LATENCY_BOUNDS_MS,
+    IntensityClient,
+    IntensityCounters,
+    ModelUnavailableError,
+)
+from flink_jobs.memories import Memory, encoder_digest
+from flink_jobs.model_events import ModelEvent
+from flink_jobs.model_files import current_rollout, load_version, model_root
+from flink_jobs.rollout import FILE, Rollout, roll_back
+from flink_jobs.scorer import KindModel
+from flink_jobs.serving import ServedModel, Serving
+from flink_jobs.settings import Settings, TritonSettings
+from flink_jobs.trial import Trial
+
+WARM_SHARE = 0.95  # of the latest events, whose memories must be warm before a model takes charge
+ANSWER_S = 15.0  # within which a version that is put in charge must answer a canary
+REST_S = 30.0  # a version that is no longer in use may still have requests under way
+_LOG = logging.getLogger(__name__)
+
+
+class PooledClient(IntensityClient, Protocol):
+    """A client as the pool needs it; `flink_jobs.intensity.TritonClient` is the one."""
+
+    counters: IntensityCounters
+    last_error: str
+
+    def poll(self) -> None:
+        """Send a probe if one is due."""
+
+    def health(self) -> bool:
+        """Return True if the model answers a canary; waits for it."""
+
+
+def connect(settings: TritonSettings) -> PooledClient:
+    """Connect to one version on Triton.
+
+    A server that is away is met later; a model that does not fit is an error.
+    """
+    client = TritonClient(settings)
+    try:
+        client.check_model()
+    except ModelUnavailableError as error:
+        _LOG.warning("degraded from the start: %s", error)
+    return client
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """What a client had counted when a trial began."""
+
+    requests: int
+    latency_s: float
+    latency_counts: tuple[int, ...]
+    failures: Counter[str]
+
+    @classmethod
+    def of(cls, counters: IntensityCounters) -> _Mark:
+        counts = tuple(counters.latency_counts)
+        return cls(sum(counts), counters.latency_s, counts, Counter(counters.failures))
+
+    def since(self, client: PooledClient) -> Health:
+        """Return what has come since."""
+        now = _Mark.of(client.counters)
+        requests = now.requests - self.requests
+        mean_ms = 1e3 * (now.latency_s - self.latency_s) / max(requests, 1)
+        return Health(client.state == "closed", requests, mean_ms, now.failures - self.failures)
+
+    def p99_ms(self, client: PooledClient) -> float:
+        """Return a bound of the 99th percentile of latency: the end of its class."""
+        new = [
+            b - a for a, b in zip(self.latency_counts, client.counters.latency_counts, strict=True)
+        ]
+        total, seen = sum(new), 0
+        for count, bound in zip(new, (*LATENCY_BOUNDS_MS, 2 * LATENCY_BOUNDS_MS[-1]), strict=True):
+            seen += count
+            if seen >= 0.99 * total:
+                return bound
+        return 0.0
+
+
+class ModelPool:
+    """Keeps a client for each version in use, and says which of them answers.
+
+    Args:
+        settings: of the job.
+        models: by entity kind, as the base has them.
+        connect_first: connects to the version in charge at the start; may refuse it.
+        connect_later: connects to further versions, in the background.
+        clock: epoch seconds.
+
+    Attributes:
+        serving: who answers now.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        models: Sequence[KindModel],
+        connect_first: Callable[[TritonSettings], PooledClient] = connect,
+        connect_later: Callable[[TritonSettings], PooledClient] = TritonClient,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._settings = settings
+        self._models = models
+        self._root = model_root(settings)
+        self._clock = clock
+        self._connect = connect_later
+        self._rollout = current_rollout(settings)
+        self._base = encoder_digest(models[0].advance.encoder)
+        self._stamp = self._stat()
+        self._broken: dict[int, str] = {}
+        self._read: dict[int, ServedModel] = {}
+        self._clients: dict[int, PooledClient] = {}
+        self._unused_since: dict[int, float] = {}
+        self._marks: dict[int, _Mark] = {}
+        self._asked_since: dict[int, float] = {}
+        self._told: set[tuple[str, int, int]] = set()  # what was said of a version, by generation
+        self._checks = ThreadPoolExecutor(1, "model-guard")
+        self._check: Future[bool] | None = None
+        first = self._rollout.in_charge
+        self._clients[first] = connect_first(self._triton(first))
+        self.serving = self._serving(self._served(first), self._shadow())
+
+    @property
+    def generation(self) -> int:
+        """Of the rollout that is followed."""
+        return self._rollout.generation
+
+    def close(self) -> None:
+        """Give up what is under way at every version."""
+        self._checks.shutdown(wait=False)
+        for client in self._clients.values():
+            client.close()
+
+    # -- following the file ------------------------------------------------------------------
+
+    def refresh(self, warm: Mapping[str, float]) -> list[ModelEvent]:
+        """Follow the rollout file; `serving` may be another one afterwards.
+
+        Args:
+            warm: by encoder, the share of the latest events whose memories are warm.
+
+        Returns:
+            What is worth telling.
+        """
+        events: list[ModelEvent] = []
+        stamp = self._stat()
+        if stamp != self._stamp and not self._settings.triton.model_version:
+            self._stamp = stamp
+            try:
+                self._rollout = current_rollout(self._settings)
+                self._broken.clear()
+                self._asked_since.clear()
+            except EddyError as error:
+                _LOG.error("the rollout is not followed: %s", error)
+        charge = self.serving.in_charge
+        if self._rollout.in_charge != charge.version:
+            charge = self._candidate(charge, warm, events)
+        shadow = self._shadow(charge)
+        if (charge.version, shadow and shadow.version) != (
+            self.serving.in_charge.version,
+            self.serving.shadow and self.serving.shadow.version,
+        ):
+            self._switch(charge, shadow, events)
+        self._rest()
+        return events
+
+    def _candidate(
+        self, charge: ServedModel, warm: Mapping[str, float], events: list[ModelEvent]
+    ) -> ServedModel:
+        """Return the version that is wanted in charge if it can be, else the one that is."""
+        version = self._rollout.in_charge
+        try:
+            wanted = self._served(version)
+        except EddyError as error:
+            self._refuse(version, str(error), events)
+            return charge
+        client = self._clients[version]
+        client.poll()
+        since = self._asked_since.setdefault(version, self._clock())
+        if client.state != "closed":
+            if self._clock() - since > ANSWER_S and charge.client.state == "closed":
+                why = f"it does not answer: {client.last_error or 'no answer to a canary'}"
+                self._refuse(version, why, events)
+            return charge
+        share = 1.0 if wanted.memory is None else warm.get(wanted.memory.digest, 0.0)
+        if not share >= WARM_SHARE:
+            why = f"its memories are warm for {share:.0%} of the latest events"
+            self._tell("waiting", wanted, charge, f"{why}, {WARM_SHARE:.0%} are needed", events)
+            return charge
+        return wanted
+
+    def _switch(
+        self, charge: ServedModel, shadow: ServedModel | None, events: list[ModelEvent]
+    ) -> None:
+        before = self.serving
+        self.serving = self._serving(charge, shadow)
+        self._marks = {
+            version: _Mark.of(client.counters) for version, client in self._clients.items()
+        }
+        if charge.version != before.in_charge.version:
+            last = self._rollout.history[-1] if self._rollout.history else None
+            back = last is not None and last.action == "rollback"
+            reason = last.reason if last is not None else ""
+            kind = "rolled_back" if back else "in_charge"
+            self._tell(kind, charge, before.in_charge, reason, events)
+
+    def _refuse(self, version: int, why: str, events: list[ModelEvent]) -> None:
+        """Tell that a version cannot take charge, and leave the one before there."""
+        other = self.serving.in_charge
+        event = ModelEvent("refused", version, "", (other.version, other.named), why)
+        key = ("refused", version, self._rollout.generation)
+        if key not in self._told:
+            self._told.add(key)
+            events.append(event)
+            _LOG.error("version %d is refused: %s", version, why)
+        if self._rollout.previous == other.version:
+            self._go_back(version, why)
+
+    def _tell(
+        self,
+        kind: str,
+        model: ServedModel,
+        other: ServedModel,
+        reason: str,
+        events: list[ModelEvent],
+    ) -> None:
+        key = (kind, model.version, self._rollout.generation)
+        if key not in self._told:
+            self._told.add(key)
+            named = (other.version, other.named)
+            events.append(ModelEvent(kind, model.version, model.named, named, reason))
+            _LOG.warning("version %d: %s %s", model.version, kind.replace("_", " "), reason)
+
+    def _shadow(self, charge: ServedModel | None = None) -> ServedModel | None:
+        """Return who is asked in the shadow: whoever waits, else as wanted, else the previous."""
+        rollout = self._rollout
+        now = rollout.in_charge if charge is None else charge.version
+        wanted = rollout.shadow
+        if now != rollout.in_charge:
+            wanted = rollout.in_charge
+        elif wanted is None and self._on_probation():
+            wanted = rollout.previous
+        if wanted is None or wanted == now or wanted in self._broken:
+            return None
+        try:
+            found = self._served(wanted)
+        except EddyError as error:
+            self._broken[wanted] = str(error)
+            _LOG.error("no shadow: %s", error)
+            return None
+        self._clients[wanted].poll()
+        return found
+
+    def _on_probation(self) -> bool:
+        """Return True while the version in charge was promoted not long ago."""
+        last = next((c for c in reversed(self._rollout.history) if c.action != "publish"), None)
+        if not self._settings.triton.guard or last is None or last.action != "promote":
+            return False
+        begun = datetime.fromisoformat(last.at).timestamp()
+        return self._clock() < begun + self._settings.triton.probation_s
+
+    # -- versions ----------------------------------------------------------------------------
+
+    def _triton(self, version: int) -> TritonSettings:
+        return replace(self._settings.triton, model_version=str(version))
+
+    def _served(self, version: int) -> ServedModel:
+        """Read a version and connect to it.
+
+        Raises:
+            EddyError: its folder does not serve this job.
+        """
+        if version in self._read and version in self._clients:
+            return self._read[version]
+        of_base = version == self._rollout.base
+        read = load_version(self._settings, version, () if of_base else self._models)
+        if version not in self._clients:
+            self._clients[version] = self._connect(self._triton(version))
+        digest = encoder_digest(read.encoder)
+        memory = None if digest == self._base else Memory(digest, read.encoder)
+        prior = None if of_base else read.prior
+        found = ServedModel(version, self._clients[version], read.weights, memory, prior)
+        self._read[version] = found
+        return found
+
+    def _serving(self, charge: ServedModel, shadow: ServedModel | None) -> Serving:
+        known = []
+        for version in sorted(self._rollout.in_use):
+            if version in self._broken or version in (charge.version, shadow and shadow.version):
+                continue
+            try:
+                known.append(self._served(version))
+            except EddyError as error:
+                self._broken[version] = str(error)
+        return Serving(charge, shadow, tuple(known), self._settings.triton.model_name)
+
+    def _rest(self) -> None:
+        """Close the clients of versions that nobody has used for a while."""
+        used = {model.version for model in self.serving.models} | self._rollout.in_use
+        for version in list(self._clients):
+            if version in used:
+                self._unused_since.pop(version, None)
+            elif self._clock() - self._unused_since.setdefault(version, self._clock()) > REST_S:
+                self._clients.pop(version).close()
+                self._read.pop(version, None)
+                self._unused_since.pop(version)
+
+    def _stat(self) -> tuple[int, int, int]:
+        try:
+            found = (self._root / FILE).stat()
+        except OSError:
+            return 0, 0, 0
+        return found.st_mtime_ns, found.st_ino, found.st_size
+
+    # -- the guard ---------------------------------------------------------------------------
+
+    def guard(self, trials: Sequence[Trial]) -> None:
+        """Go back to the previous version if the one in charge has failed.
+
+        Args:
+            trials: by shard.
+        """
+        serving, rollout = self.serving, self._rollout
+        charge, previous = serving.in_charge, rollout.previous
+        if not self._settings.triton.guard or previous is None:
+            return
+        if charge.version != rollout.in_charge or previous not in self._clients:
+            return
+        version = charge.version
+        if serving.shadow is not None and serving.shadow.version == previous:
+            mine = [t for t in trials if t.in_charge.version == version]
+            why = fault(self.health(version), self.health(previous), mine)
+        else:
+            why = self._gone(version, previous)
+        if why:
+            self._go_back(version, why)
+
+    def _gone(self, version: int, previous: int) -> str:
+        """Say why `version` is to go, where it does not answer and the one before does."""
+        if self._clients[version].state == "closed":
+            self._check = None
+            return ""
+        if self._check is None:
+            self._check = self._checks.submit(self._clients[previous].health)
+        if not self._check.done():
+            return ""
+        answers, self._check = self._check.result(), None
+        return no_answer(self.health(version)) if answers else ""
+
+    def _go_back(self, version: int, why: str) -> None:
+        try:
+            self._rollout = roll_back(self._root, "guard", why, version)
+            self._stamp = self._stat()
+        except (OSError, EddyError) as error:
+            # A repository that cannot be written is no reason to stay with what fails.
+            _LOG.error("the rollback is not noted: %s", error)
+            previous = self._rollout.previous
+            if previous is not None:
+                self._rollout = Rollout(previous, self._rollout.base)
+        _LOG.error("rolled back from version %d: %s", version, why)
+
+    def health(self, version: int) -> Health:
+        """Return how a version has answered since the last switch."""
+        client = self._clients[version]
+        return self._mark(version).since(client)
+
+    def _mark(self, version: int) -> _Mark:
+        return self._marks.get(version) or _Mark(
+            0, 0.0, (0,) * (len(LATENCY_BOUNDS_MS) + 1), Counter()
+        )
+
+    def answers(self, version: int, idle: bool = False) -> dict[str, object]:
+        """Return latency and failures since the last switch, as a report tells them.
+
+        `idle` tells of none: a worker's shards share its clients, and readers add shards up.
+        """
+        if idle or version not in self._clients:
+            return {"latency_ms": {"requests": 0, "mean": 0.0, "p99": 0.0}, "failures": {}}
+        health = self.health(version)
+        p99 = self._mark(version).p99_ms(self._clients[version])
+        return {
+            "latency_ms": {
+                "requests": health.requests, "mean": round(health.mean_ms, 3), "p99": p99
+            },
+            "failures": dict(health.failures),
+        }  # fmt: skip

@@ -1,0 +1,240 @@
+"""Which version of a model is in charge, which one is tried in its shadow, and how that came.
+
+One small file beside the versions of a model, `<repository>/<model>/rollout.json`: commands and the
+job's guard write it, every worker reads it again each second, so a switch needs no restart.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from flink_jobs.errors import EddyError
+
+FILE = "rollout.json"
+FORM = 1
+KEPT_CHANGES = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One step in a model's life.
+
+    Attributes:
+        generation: of the rollout that it led to.
+        at: RFC 3339, UTC.
+        action: "publish", "shadow", "promote" or "rollback".
+        version: that was published, put in the shadow ("shadow" with 0 ends it) or put in charge.
+        by: "user" or "guard".
+        reason: in words, may be empty.
+    """
+
+    generation: int
+    at: str
+    action: str
+    version: int
+    by: str = "user"
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """The versions in use; a version is a folder's number.
+
+    Attributes:
+        in_charge: decides.
+        base: whose encoder the entities' first memory belongs to. It stays for the life of the
+            state, so its folder must stay too.
+        shadow: is asked as well and compared, and decides nothing; None for none.
+        previous: was in charge before, and is gone back to; None where there is none.
+        generation: grows with every change.
+        history: the latest changes, oldest first.
+    """
+
+    in_charge: int
+    base: int
+    shadow: int | None = None
+    previous: int | None = None
+    generation: int = 0
+    history: tuple[Change, ...] = ()
+
+    @property
+    def in_use(self) -> frozenset[int]:
+        """The versions whose folders the job reads and whose answers it may need."""
+        named = (self.in_charge, self.base, self.shadow, self.previous)
+        return frozenset(version for version in named if version is not None)
+
+    def changed(self, change: Change, **versions: int | None) -> Rollout:
+        """Return the rollout after `change`."""
+        history = (*self.history, change)[-KEPT_CHANGES:]
+        known: dict[str, Any] = dict(versions)
+        return replace(self, generation=change.generation, history=history, **known)
+
+
+def versions_in(root: Path) -> list[int]:
+    """Return the numbers of the version folders in a model's folder, rising."""
+    return sorted(int(path.name) for path in root.glob("[0-9]*") if path.name.isdigit())
+
+
+def read_rollout(root: Path) -> Rollout:
+    """Read the rollout of the model in folder `root`; without a file the newest is in charge.
+
+    Raises:
+        EddyError: the file cannot be read, or there is no version at all.
+    """
+    path = root / FILE
+    try:
+        return _parsed(json.loads(path.read_text("utf-8")))
+    except FileNotFoundError:
+        found = versions_in(root)
+        if not found:
+            raise EddyError(
+                f"model {root.name}: expected a folder with a version's number in the model "
+                "repository, found none; check triton.model_repository and triton.model_name"
+            ) from None
+        return Rollout(found[-1], found[-1])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EddyError(
+            f"{root.name}/{FILE} cannot be read: {error}; restore it from {FILE}.before, or "
+            "delete it: then the newest version is in charge"
+        ) from error
+
+
+def _parsed(raw: Mapping[str, Any]) -> Rollout:
+    if raw["form"] != FORM:
+        raise ValueError(f"expected form {FORM}, found {raw['form']}")
+    history = tuple(Change(**change) for change in raw["history"])
+    fields = ("in_charge", "base", "shadow", "previous", "generation")
+    return Rollout(**{name: raw[name] for name in fields}, history=history)
+
+
+def _write(root: Path, rollout: Rollout) -> None:
+    path, new = root / FILE, root / f"{FILE}.new"
+    new.write_text(json.dumps({"form": FORM} | asdict(rollout), indent=1) + "\n", "utf-8")
+    if path.exists():
+        (root / f"{FILE}.before").write_bytes(path.read_bytes())
+    new.replace(path)
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Keep commands and guards from overwriting each other's changes."""
+    with (root / f"{FILE}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _change(root: Path, make: Callable[[Rollout, int], Rollout]) -> Rollout:
+    with _alone(root):
+        before = read_rollout(root)
+        after = make(before, before.generation + 1)
+        if after is not before:
+            _write(root, after)
+    return after
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _known(root: Path, version: int) -> None:
+    found = versions_in(root)
+    if version not in found:
+        raise EddyError(
+            f"model {root.name}: expected a version of {found}, found {version}; `eddy models list`"
+        )
+
+
+def note_published(root: Path, version: int, before: Rollout) -> Rollout:
+    """Note a version that has come; who is in charge stays so.
+
+    Args:
+        root: the model's folder.
+        version: whose folder is there now.
+        before: the rollout before the folder came: without a file the newest is in charge.
+    """
+
+    def make(now: Rollout, generation: int) -> Rollout:
+        kept = now if (root / FILE).exists() else before
+        return kept.changed(Change(generation, _now(), "publish", version))
+
+    return _change(root, make)
+
+
+def put_in_shadow(root: Path, version: int | None) -> Rollout:
+    """Let `version` be tried beside the one in charge; None ends it.
+
+    Raises:
+        EddyError: there is no such version, or it is in charge.
+    """
+    if version is not None:
+        _known(root, version)
+
+    def make(now: Rollout, generation: int) -> Rollout:
+        if version == now.in_charge:
+            raise EddyError(f"version {version} is in charge; its shadow must be another one")
+        if version == now.shadow:
+            return now
+        return now.changed(Change(generation, _now(), "shadow", version or 0), shadow=version)
+
+    return _change(root, make)
+
+
+def promote(root: Path, version: int, reason: str = "") -> Rollout:
+    """Put `version` in charge; the one before is kept to go back to.
+
+    Raises:
+        EddyError: there is no such version.
+    """
+    _known(root, version)
+
+    def make(now: Rollout, generation: int) -> Rollout:
+        if version == now.in_charge:
+            return now
+        return now.changed(
+            Change(generation, _now(), "promote", version, "user", reason),
+            in_charge=version,
+            previous=now.in_charge,
+            shadow=None if now.shadow == version else now.shadow,
+        )
+
+    return _change(root, make)
+
+
+def roll_back(root: Path, by: str, reason: str, failed: int | None = None) -> Rollout:
+    """Put the previous version in charge again; there is then none to go back to.
+
+    So a guard that fails twice does not swing between two versions: it takes a promotion to arm it.
+
+    Args:
+        root: the model's folder.
+        by: "user" or "guard".
+        reason: in words.
+        failed: the version that must still be in charge for this to be done; None for any.
+
+    Raises:
+        EddyError: there is no previous version.
+    """
+
+    def make(now: Rollout, generation: int) -> Rollout:
+        if failed is not None and now.in_charge != failed:
+            return now
+        if now.previous is None:
+            raise EddyError(
+                f"model {root.name}: version {now.in_charge} is in charge and none was before it; "
+                "`eddy models promote VERSION` puts another one in charge"
+            )
+        return now.changed(
+            Change(generation, _now(), "rollback", now.previous, by, reason),
+            in_charge=now.previous,
+            previous=None,
+            shadow=None if now.shadow == now.previous else now.shadow,
+        )
+
+    return _change(root, make)

@@ -1,0 +1,296 @@
+"""A model on trial: it decides the live stream's events in the shadow of the one in charge.
+
+The same kernel decides again, on rows of its own, with the predictions of the model on trial. What
+it would have alerted goes nowhere; what differs is counted. Nothing here is stored: after a fault
+the trial begins anew.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flink_jobs.alerts import rfc3339
+from flink_jobs.decide import ALERT, DecideModel, decide, pack, sweep
+from flink_jobs.intensity_protocol import Ticket
+from flink_jobs.serving import ServedModel
+from state.table import NEVER_MS, Table, id_of
+
+PIT_PARTS = 20
+LONGEST_QUEUE = 16  # batches that wait for the shadow's answer; an older one is given up
+SAME_MS = 3_600_000  # alerts of one entity within it are the same finding
+EXAMPLES = 10
+IN_CHARGE, SHADOW = 0, 1
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """One kind of one batch, as the model in charge decided it.
+
+    Attributes:
+        told: ADVANCED[m].
+        surprises: float32[m, S] of the components, or None.
+        record: DECIDED[m], measured.
+    """
+
+    told: NDArray[np.void]
+    surprises: NDArray[np.float32] | None
+    record: NDArray[np.void]
+
+
+@dataclass(slots=True)
+class _Rows:
+    """What `decide` and `sweep` need of a table."""
+
+    rows: NDArray[np.void]
+    deadline_ms: NDArray[np.int64]
+    used: int
+
+    def hold(self, table: Table) -> None:
+        """Grow with the table; its new rows are unseen."""
+        missing = len(table.rows) - len(self.rows)
+        if missing > 0:
+            self.rows = np.concatenate([self.rows, np.zeros(missing, self.rows.dtype)])
+            never = np.full(missing, NEVER_MS)
+            self.deadline_ms = np.concatenate([self.deadline_ms, never])
+        self.used = table.used
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    judged: list[Decided]
+    silences: list[tuple[int, int]]
+    watermark_ms: int
+    ticket: Ticket | None
+    warm: NDArray[np.bool_] | None
+
+
+@dataclass(slots=True)
+class KindTally:
+    """What a trial found of one kind.
+
+    Attributes:
+        events: decided.
+        compared: of them, those with a gap that both models had predicted from warm memories.
+        nats: float64[2], by side, sums over these of the negative log likelihood.
+        square: sum of the squares of its differences, shadow less in charge.
+        pit: float64[2, 20], by side, counts of the survival probabilities of their gaps.
+    """
+
+    events: int = 0
+    compared: int = 0
+    nats: NDArray[np.float64] = field(default_factory=lambda: np.zeros(2))
+    square: float = 0.0
+    pit: NDArray[np.float64] = field(default_factory=lambda: np.zeros((2, PIT_PARTS)))
+
+    def add(self, mine: NDArray[np.void], other: NDArray[np.void], warm: NDArray[np.bool_]) -> None:
+        """Take in events, DECIDED[m] of the model in charge and of its shadow."""
+        self.events += len(mine)
+        known = warm & np.isfinite(mine["nats"]) & np.isfinite(other["nats"])
+        self.compared += int(np.count_nonzero(known))
+        for side, record in enumerate((mine[known], other[known])):
+            self.nats[side] += record["nats"].sum(dtype=np.float64)
+            part = np.exp(-record["compensator"].astype(np.float64)) * PIT_PARTS
+            at = np.minimum(part.astype(np.int64), PIT_PARTS - 1)
+            self.pit[side] += np.bincount(at, minlength=PIT_PARTS)
+        difference = other["nats"][known].astype(np.float64) - mine["nats"][known]
+        self.square += float(np.dot(difference, difference))
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """An alert that only one side gave: kind, row, which side, and when, ms of event time."""
+
+    kind: int
+    row: int
+    side: int
+    time_ms: int
+
+
+class Trial:
+    """Compares a model with the one in charge, batch by batch.
+
+    Args:
+        in_charge: whose decisions count.
+        shadow: whose are tried.
+        kinds: names of the entity kinds.
+        judges: by kind, with the calibration of both.
+
+    Attributes:
+        tallies: by kind.
+        both: alerts that both gave.
+        alone: int[2], alerts that one side alone gave and that are too old to be met by the other.
+        missed: batches without an answer of the shadow.
+        seen: float[2], events of warm memories and of all, the older ones fading.
+    """
+
+    def __init__(
+        self,
+        in_charge: ServedModel,
+        shadow: ServedModel,
+        kinds: Sequence[str],
+        judges: Sequence[DecideModel],
+    ) -> None:
+        self.in_charge, self.shadow = in_charge, shadow
+        self.kinds = list(kinds)
+        self._judges = judges
+        self._tables: list[_Rows] = []
+        self._waiting: deque[_Waiting] = deque()
+        self._open: dict[tuple[int, int], Finding] = {}
+        self._latest_ms = 0
+        self.tallies = [KindTally() for _ in kinds]
+        self.both = 0
+        self.alone = [0, 0]
+        self.old: deque[Finding] = deque(maxlen=EXAMPLES)
+        self.missed = 0
+        self.seen = np.zeros(2)
+
+    def submit(self, x: NDArray[np.float32] | None) -> Ticket | None:
+        """Ask the shadow; None where it has no room or its memories had not begun."""
+        if x is None or not self.shadow.client.has_room(len(x)):
+            return None
+        return self.shadow.client.submit(x)
+
+    def begin(self, tables: Sequence[Table]) -> None:
+        """Begin from the decisions so far, of which only the shadow's own predictions are kept."""
+        if not self._tables:
+            for table in tables:
+                rows = table.rows.copy()
+                rows["predicted"][rows["predicted"] != self.shadow.slot] = 0
+                self._tables.append(_Rows(rows, table.deadline_ms.copy(), table.used))
+        for mine, table in zip(self._tables, tables, strict=True):
+            mine.hold(table)
+
+    def follow(
+        self,
+        judged: list[Decided],
+        silences: list[tuple[int, int]],
+        watermark_ms: int,
+        ticket: Ticket | None,
+        warm: NDArray[np.bool_] | None,
+    ) -> None:
+        """Take a batch that the model in charge has decided, and decide those that are answered.
+
+        Args:
+            judged: by kind.
+            silences: (kind, row) of those that were told with it.
+            watermark_ms: up to which silences are told.
+            ticket: what the shadow was asked; None where it was not.
+            warm: bool[rows], whose memories are warm; None where all are.
+        """
+        self._waiting.append(_Waiting(judged, silences, watermark_ms, ticket, warm))
+        self.collect()
+
+    def collect(self) -> None:
+        """Decide the batches that the shadow has answered, in order."""
+        while self._waiting:
+            ticket = self._waiting[0].ticket
+            late = len(self._waiting) > LONGEST_QUEUE
+            if ticket is not None and not ticket.done() and not late:
+                break
+            head = self._waiting.popleft()
+            self._decide(head, None if ticket is None else ticket.result(0.0))
+
+    def _decide(self, batch: _Waiting, answer: NDArray[np.float32] | None) -> None:
+        rows = sum(len(one.told) for one in batch.judged)
+        self.missed += answer is None and rows > 0
+        warm = np.ones(rows, np.bool_) if batch.warm is None else batch.warm
+        self.seen = 0.999 ** (rows / 64.0) * self.seen + (np.count_nonzero(warm), rows)
+        predictions = None if answer is None else pack(answer)
+        at = 0
+        for k, one in enumerate(batch.judged):
+            mine = slice(at, at + len(one.told))
+            at = mine.stop
+            given = None if predictions is None else predictions[mine]
+            record = decide(
+                self._tables[k], one.told, given, self._judges[k], one.surprises,
+                self.shadow.slot, measure=True,
+            )  # fmt: skip
+            self.tallies[k].add(one.record, record, warm[mine])
+            self._alerts(k, one.told, one.record, IN_CHARGE)
+            self._alerts(k, one.told, record, SHADOW)
+        for k, row in batch.silences:
+            self._found(Finding(k, row, IN_CHARGE, batch.watermark_ms))
+        for k, (table, judge) in enumerate(zip(self._tables, self._judges, strict=True)):
+            for row, _ in sweep(table, batch.watermark_ms, judge):
+                self._found(Finding(k, row, SHADOW, batch.watermark_ms))
+        self._latest_ms = max(self._latest_ms, batch.watermark_ms)
+        self._close()
+
+    def _alerts(self, k: int, told: NDArray[np.void], record: NDArray[np.void], side: int) -> None:
+        found = (record["verdict"] == ALERT) | (record["silence_ms"] != NEVER_MS)
+        for i in np.flatnonzero(found).tolist():
+            self._found(Finding(k, int(told["row"][i]), side, int(told["time_ms"][i])))
+
+    def _found(self, finding: Finding) -> None:
+        other = self._open.get((finding.kind, finding.row))
+        if other is None:
+            self._open[finding.kind, finding.row] = finding
+        elif other.side != finding.side:
+            self.both += 1
+            del self._open[finding.kind, finding.row]
+
+    def _close(self) -> None:
+        """Give up the findings that the other side had its time to meet."""
+        for key, finding in list(self._open.items()):
+            if finding.time_ms + SAME_MS < self._latest_ms:
+                self.alone[finding.side] += 1
+                self.old.append(finding)
+                del self._open[key]
+
+    def findings(self) -> tuple[list[Finding], tuple[int, int]]:
+        """Return examples of alerts of one side alone, and how many there are by side."""
+        now = [*self.old, *self._open.values()]
+        counts = [self.alone[side] + sum(f.side == side for f in self._open.values())
+                  for side in (IN_CHARGE, SHADOW)]  # fmt: skip
+        return now[-EXAMPLES:], (counts[IN_CHARGE], counts[SHADOW])
+
+    @property
+    def warm(self) -> float:
+        """Share of the latest events whose memories were warm; NaN before the first."""
+        return float(self.seen[0] / self.seen[1]) if self.seen[1] > 0.0 else float("nan")
+
+    def report(self, tables: Sequence[Table]) -> dict[str, object]:
+        """Return what was found so far, as the models' topic tells it; `tables` name the rows."""
+        examples, (gone, come) = self.findings()
+
+        def by_side(column: int) -> dict[str, float]:
+            return {
+                kind: round(float(tally.nats[column]), 6)
+                for kind, tally in zip(self.kinds, self.tallies, strict=True)
+            }
+
+        def pit(side: int) -> dict[str, list[int]]:
+            return {
+                kind: tally.pit[side].astype(int).tolist()
+                for kind, tally in zip(self.kinds, self.tallies, strict=True)
+            }
+
+        each = dict(zip(self.kinds, self.tallies, strict=True))
+        return {
+            "events": {kind: tally.events for kind, tally in each.items()},
+            "compared": {kind: tally.compared for kind, tally in each.items()},
+            "nats": {"in_charge": by_side(IN_CHARGE), "shadow": by_side(SHADOW)},
+            "difference_squares": {k: round(tally.square, 6) for k, tally in each.items()},
+            "pit": {"in_charge": pit(IN_CHARGE), "shadow": pit(SHADOW)},
+            "alerts": {
+                "both": self.both,
+                "come": come,
+                "go": gone,
+                "examples": [
+                    {
+                        "change": "come" if one.side == SHADOW else "go",
+                        "kind": self.kinds[one.kind],
+                        "id": id_of(tables[one.kind].rows[one.row]),
+                        "event_time": rfc3339(one.time_ms),
+                    }
+                    for one in examples
+                ],
+            },
+            "missed_batches": self.missed,
+            "warm": round(self.warm, 4) if self.seen[1] > 0.0 else 0.0,
+        }

@@ -1,0 +1,405 @@
+"""A worker follows the rollout file: switches, refusals, waiting memories, and the guard."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+from numpy.typing import NDArray
+
+from flink_jobs.breaker import BreakerState
+from flink_jobs.errors import EddyError
+from flink_jobs.guard import FEWEST_COMPARED, FEWEST_REQUESTS, Health, fault
+from flink_jobs.intensity_protocol import IntensityCounters, Ticket
+from flink_jobs.model_events import MODEL, ModelEvent
+from flink_jobs.model_files import load_models
+from flink_jobs.model_pool import ANSWER_S, REST_S, ModelPool
+from flink_jobs.rollout import promote, put_in_shadow, read_rollout
+from flink_jobs.serving import ServedModel
+from flink_jobs.settings import Settings, TritonSettings, load
+from flink_jobs.trial import Trial
+from models.prior import KindPrior, Prior, save_prior
+from tests.flink_jobs.score_cases import FakeClient, answer_to
+
+
+class PoolClient:
+    """A client that a test can break.
+
+    Attributes:
+        state: of its breaker; a poll closes it where `answers`.
+    """
+
+    def __init__(self, settings: TritonSettings) -> None:
+        self.version = settings.model_version
+        self.state: BreakerState = "open"
+        self.answers = True
+        self.counters = IntensityCounters()
+        self.last_error = ""
+        self.model_version = "from-server"
+        self.closed = False
+        self.checks = 0
+
+    def poll(self) -> None:
+        if self.state != "closed":
+            self.state = "closed" if self.answers else "open"
+            self.last_error = "" if self.answers else "NOT_FOUND: no such version"
+
+    def health(self) -> bool:
+        self.checks += 1
+        return self.answers
+
+    def submit(self, x: NDArray[np.float32]) -> Ticket:
+        return FakeClient().submit(x)
+
+    def has_room(self, rows: int) -> bool:  # noqa: ARG002 (protocol)
+        return True
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def write_version(root: Path, version: int, encoder_seed: int = 1, gap_mean: float = 4.0) -> None:
+    folder = root / str(version)
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(encoder_seed)
+    np.savez(
+        folder / "encoder.npz",
+        W1=rng.normal(size=(32, 11)).astype(np.float32),
+        b1=np.zeros(32, np.float32),
+        W2=rng.normal(size=(64, 32)).astype(np.float32),
+        b2=np.zeros(64, np.float32),
+    )
+    save_prior(Prior({"default": KindPrior(gap_mean=gap_mean)}), folder / "prior.json")
+    (folder / "card.json").write_text(json.dumps({"model_version": f"tpp-{version}"}))
+
+
+class World:
+    """A repository, a clock, and the clients that were made."""
+
+    def __init__(self, folder: Path, *overrides: str) -> None:
+        self.root = folder / "intensity"
+        write_version(self.root, 1)
+        self.overrides = (f"triton.model_repository={folder}", *overrides)
+        self.clients: dict[str, PoolClient] = {}
+        self.now = 1_800_000_000.0
+
+    def settings(self) -> Settings:
+        return load(None, {}, list(self.overrides))
+
+    def connect(self, settings: TritonSettings) -> PoolClient:
+        self.clients[settings.model_version] = PoolClient(settings)
+        return self.clients[settings.model_version]
+
+    def first(self, settings: TritonSettings) -> PoolClient:
+        client = self.connect(settings)
+        client.poll()
+        return client
+
+    def pool(self) -> ModelPool:
+        settings = self.settings()
+        return ModelPool(
+            settings, load_models(settings), self.first, self.connect, lambda: self.now
+        )
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def shadow_of(pool: ModelPool) -> int | None:
+    shadow = pool.serving.shadow
+    return None if shadow is None else shadow.version
+
+
+def is_closed(world: World, version: int) -> bool:
+    return world.clients[str(version)].closed
+
+
+def begun(root: Path, seconds_ago: float, world: World) -> None:
+    """Let the world's clock stand so long after the last change."""
+    at = read_rollout(root).history[-1].at
+    world.now = datetime.fromisoformat(at).timestamp() + seconds_ago
+
+
+def test_a_promoted_version_takes_charge_and_the_old_one_stays_in_its_shadow(world: World) -> None:
+    write_version(world.root, 2)
+    begin_with_one(world)
+    pool = world.pool()
+    assert pool.serving.in_charge.version == 1
+    assert pool.refresh({}) == []
+    promote(world.root, 2)
+    begun(world.root, 1.0, world)
+    (event,) = pool.refresh({})
+    assert (event.type, event.version, event.weights) == ("in_charge", 2, "tpp-2")
+    assert event.other == (1, "tpp-1")
+    assert pool.serving.in_charge.version == 2
+    assert pool.serving.in_charge.memory is None
+    assert shadow_of(pool) == 1
+    assert {m.version for m in pool.serving.models} == {1, 2}
+    begun(world.root, 601.0, world)
+    assert pool.refresh({}) == []
+    assert shadow_of(pool) is None
+    assert not is_closed(world, 1), "there must be a way back"
+
+
+def begin_with_one(world: World) -> None:
+    """Put version 1 in charge though 2 is there."""
+    text: dict[str, object] = {
+        "form": 1, "in_charge": 1, "base": 1, "shadow": None, "previous": None,
+        "generation": 1, "history": [],
+    }  # fmt: skip
+    (world.root / "rollout.json").write_text(json.dumps(text))
+
+
+def two_versions(world: World, **second: object) -> ModelPool:
+    write_version(world.root, 2, **second)  # type: ignore[arg-type]
+    begin_with_one(world)
+    return world.pool()
+
+
+def test_a_version_that_does_not_answer_never_takes_charge(world: World) -> None:
+    pool = two_versions(world)
+    put_in_shadow(world.root, 2)
+    assert pool.refresh({}) == []
+    assert pool.serving.shadow is not None
+    world.clients["2"].answers, world.clients["2"].state = False, "open"
+    promote(world.root, 2)
+    begun(world.root, 1.0, world)
+    assert pool.refresh({}) == []
+    assert pool.serving.in_charge.version == 1
+    world.now += ANSWER_S + 1.0
+    (event,) = pool.refresh({})
+    assert event.type == "refused"
+    assert "NOT_FOUND" in event.reason
+    rollout = read_rollout(world.root)
+    assert (rollout.in_charge, rollout.previous) == (1, None)
+    assert (rollout.history[-1].by, rollout.history[-1].action) == ("guard", "rollback")
+    assert pool.refresh({}) == []
+    assert pool.serving.in_charge.version == 1
+
+
+def test_a_server_that_is_away_refuses_nobody(world: World) -> None:
+    pool = two_versions(world)
+    promote(world.root, 2)
+    begun(world.root, 1.0, world)
+    pool.serving.in_charge.client.state = "open"  # type: ignore[misc]
+    world.connect(world.settings().triton)
+    pool._clients[2] = world.clients.setdefault("2", PoolClient(world.settings().triton))
+    world.clients["2"].answers = False
+    for _ in range(3):
+        assert pool.refresh({}) == []
+        world.now += ANSWER_S
+    assert read_rollout(world.root).in_charge == 2, "who is away may come back"
+    world.clients["2"].answers = True
+    (event,) = pool.refresh({})
+    assert (event.type, event.version) == ("in_charge", 2)
+
+
+def test_another_encoder_waits_until_its_memories_are_warm(world: World) -> None:
+    pool = two_versions(world, encoder_seed=2)
+    promote(world.root, 2)
+    begun(world.root, 1.0, world)
+    (event,) = pool.refresh({})
+    assert event.type == "waiting"
+    assert pool.serving.in_charge.version == 1
+    shadow = pool.serving.shadow
+    assert shadow is not None
+    assert shadow.memory is not None
+    digest = shadow.memory.digest
+    assert pool.refresh({digest: 0.94}) == []
+    (event,) = pool.refresh({digest: 0.96})
+    assert (event.type, event.version) == ("in_charge", 2)
+    assert pool.serving.in_charge.memory == shadow.memory
+    again = world.pool()
+    assert again.serving.in_charge.version == 2, "a restart has the memories in its state"
+    assert again.serving.in_charge.memory == shadow.memory
+
+
+def test_a_calibration_upon_other_moments_is_refused(world: World) -> None:
+    pool = two_versions(world, gap_mean=5.0)
+    put_in_shadow(world.root, 2)
+    assert pool.refresh({}) == []
+    assert shadow_of(pool) is None
+    promote(world.root, 2)
+    (event,) = pool.refresh({})
+    assert event.type == "refused"
+    assert "another gap_mean than the job's" in event.reason
+    assert read_rollout(world.root).in_charge == 1
+
+
+def test_a_pinned_version_follows_nothing(tmp_path: Path) -> None:
+    world = World(tmp_path, "triton.model_version=1")
+    pool = two_versions(world)
+    promote(world.root, 2)
+    assert pool.refresh({}) == []
+    assert pool.serving.in_charge.version == 1
+
+
+def test_a_damaged_file_changes_nothing(world: World) -> None:
+    pool = two_versions(world)
+    (world.root / "rollout.json").write_text("{")
+    assert pool.refresh({}) == []
+    assert pool.serving.in_charge.version == 1
+    with pytest.raises(EddyError, match="cannot be read"):
+        read_rollout(world.root)
+
+
+def test_a_version_that_nobody_uses_is_closed_after_a_while(world: World) -> None:
+    pool = two_versions(world)
+    put_in_shadow(world.root, 2)
+    pool.refresh({})
+    put_in_shadow(world.root, None)
+    pool.refresh({})
+    assert shadow_of(pool) is None
+    assert not is_closed(world, 2)
+    world.now += REST_S + 1.0
+    pool.refresh({})
+    assert is_closed(world, 2)
+    shutil.rmtree(world.root / "2")
+    assert pool.refresh({}) == []
+    pool.close()
+    assert is_closed(world, 1)
+
+
+# -- the guard ------------------------------------------------------------------------------------
+
+
+def promoted(world: World) -> ModelPool:
+    pool = two_versions(world)
+    promote(world.root, 2)
+    begun(world.root, 1.0, world)
+    pool.refresh({})
+    assert pool.serving.in_charge.version == 2
+    return pool
+
+
+def test_the_guard_goes_back_when_the_new_one_fails_and_the_old_one_answers(world: World) -> None:
+    pool = promoted(world)
+    pool.guard([])
+    assert read_rollout(world.root).in_charge == 2
+    new = world.clients["2"]
+    new.state, new.answers = "open", False
+    new.counters.failures["not_finite"] += 3
+    pool.guard([])
+    rollout = read_rollout(world.root)
+    assert (rollout.in_charge, rollout.previous) == (1, None)
+    assert rollout.history[-1].reason == "it does not answer: 3 x not_finite"
+    (event,) = pool.refresh({})
+    assert (event.type, event.version, event.other) == ("rolled_back", 1, (2, "tpp-2"))
+    assert "not_finite" in event.reason
+    assert pool.serving.in_charge.version == 1
+    for _ in range(5):  # and never flaps
+        world.clients["1"].state = "open"
+        pool.guard([])
+        assert pool.refresh({}) == []
+    assert read_rollout(world.root).in_charge == 1
+
+
+def test_after_the_probation_errors_alone_are_watched(world: World) -> None:
+    pool = promoted(world)
+    begun(world.root, 700.0, world)
+    pool.refresh({})
+    assert shadow_of(pool) is None
+    pool.guard([])
+    new, old = world.clients["2"], world.clients["1"]
+    new.state, new.answers, old.answers = "open", False, False
+    for _ in range(20):  # the server is away: both are, so nobody is to blame
+        pool.guard([])
+        pool._checks.submit(int).result()
+    assert read_rollout(world.root).in_charge == 2
+    old.answers = True
+    for _ in range(20):
+        pool.guard([])
+        pool._checks.submit(int).result()
+    assert read_rollout(world.root).in_charge == 1
+    assert old.checks > 1
+
+
+def test_without_a_guard_nothing_happens(tmp_path: Path) -> None:
+    world = World(tmp_path, "triton.guard=false")
+    pool = promoted(world)
+    assert shadow_of(pool) is None
+    world.clients["2"].state, world.clients["2"].answers = "open", False
+    pool.guard([])
+    assert read_rollout(world.root).in_charge == 2
+
+
+def test_a_repository_that_cannot_be_written_is_gone_back_from_all_the_same(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = promoted(world)
+    world.clients["2"].state, world.clients["2"].answers = "open", False
+
+    def refuse(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("flink_jobs.model_pool.roll_back", refuse)
+    pool.guard([])
+    pool.refresh({})
+    assert pool.serving.in_charge.version == 1
+    assert read_rollout(world.root).in_charge == 2
+
+
+WELL = Health(True, FEWEST_REQUESTS, 5.0, Counter())
+
+
+def trial(nats: tuple[float, float], pit: tuple[float, float] = (0.0, 0.0)) -> Trial:
+    """Return a trial whose every event had these nats, and whose PIT is off by so much."""
+    one, two = ServedModel(2, FakeClient()), ServedModel(1, FakeClient())
+    found = Trial(one, two, ["user"], [])
+    tally = found.tallies[0]
+    tally.compared = FEWEST_COMPARED
+    tally.nats[:] = np.array(nats) * FEWEST_COMPARED
+    tally.square = (nats[1] - nats[0]) ** 2 * FEWEST_COMPARED
+    for side in range(2):
+        tally.pit[side] = 100.0
+        tally.pit[side, 0] += 2000.0 * pit[side]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "trials", "why"),
+    [
+        (WELL, WELL, [trial((2.0, 2.0))], ""),
+        (WELL, WELL, [trial((2.04, 2.0))], ""),
+        (WELL, WELL, [trial((2.2, 2.0))], "likelihood: 2.200 nats an event, that of the"),
+        (WELL, WELL, [trial((2.0, 2.0), (0.5, 0.0))], "calibration: its gaps are 0.3"),
+        (WELL, WELL, [trial((2.0, 2.0), (0.5, 0.4))], ""),
+        (Health(True, 60, 80.0, Counter()), WELL, [], "latency: a request takes 80.0 ms"),
+        (Health(True, 40, 80.0, Counter()), WELL, [], ""),
+        (Health(False, 0, 0.0, Counter(deadline=4)), WELL, [], "it does not answer: 4 x deadline"),
+        (Health(False, 0, 0.0, Counter()), Health(False, 0, 0.0, Counter()), [], ""),
+    ],
+)
+def test_what_the_guard_finds(new: Health, old: Health, trials: list[Trial], why: str) -> None:
+    found = fault(new, old, trials)
+    assert found.startswith(why) if why else found == ""
+
+
+def test_a_flood_of_alerts_is_a_fault() -> None:
+    flood = trial((2.0, 2.0))
+    flood.alone[0] = 25
+    assert fault(WELL, WELL, [flood]).startswith("alerts: 25 that the version before would not")
+    flood.both = 3
+    assert fault(WELL, WELL, [flood]) == ""
+
+
+def test_a_model_event_as_a_message() -> None:
+    event = ModelEvent("rolled_back", 1, "tpp-1", (2, "tpp-2"), "it does not answer")
+    output = event.output("eddy/job", "intensity", 0, 7, {"warm": 1.0})
+    body = orjson.loads(output.value)
+    assert (output.kind, output.key) == (MODEL, "intensity/1")
+    assert body.pop("at").endswith("Z")
+    assert body == {
+        "type": "rolled_back", "source": "eddy/job", "shard": 0, "model": "intensity",
+        "version": 1, "weights": "tpp-1", "other": {"version": 2, "weights": "tpp-2"},
+        "generation": 7, "reason": "it does not answer", "report": {"warm": 1.0},
+    }  # fmt: skip
+    assert answer_to(np.zeros((1, 68), np.float32)).shape == (1, 20)
