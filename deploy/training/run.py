@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ from deploy.training.sequences import (
 from flink_jobs.errors import EddyError
 from flink_jobs.model_files import kind_components, load_encoder, model_folder, read_prior
 from flink_jobs.settings import Settings
-from models.prior import Prior, load_prior, save_prior
+from models.prior import DEFAULT_KIND, Prior, load_prior, save_prior
 from models.tpp import plan as plans
 from models.tpp.plan import KindSequences, Plan
 
@@ -133,6 +133,7 @@ def run_train(
     try:
         kinds = sequences_of(read.events, settings)
         chosen = learnable(kinds, split, settings)
+        chosen = _with_unknown(chosen, prior, settings)
         _lay_plan(work.folder, options, prior, split, chosen)
     except EddyError:
         work.remove()  # nothing to go on with
@@ -202,6 +203,21 @@ def prior_of(settings: Settings, options: TrainOptions, charge: Path) -> Prior:
         ) from None
     except (ValueError, KeyError, AttributeError) as error:
         raise EddyError(f"--prior: {options.prior} is no prior: {error}") from None
+
+
+def _with_unknown(chosen: Learnable, prior: Prior, settings: Settings) -> Learnable:
+    """Note the kinds whose moments nobody fitted."""
+    known = {*prior.kinds}
+    unknown = (
+        []
+        if DEFAULT_KIND in known
+        else [kind for kind, _ in settings.event.entities if kind not in known]
+    )
+    notes = [
+        f"the prior has no kind {kind}: its moments are the built-in wide ones; `eddy fit` first"
+        for kind in unknown
+    ]
+    return replace(chosen, notes=(*chosen.notes, *notes))
 
 
 def training_environment() -> Learn:
