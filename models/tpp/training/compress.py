@@ -19,6 +19,7 @@ from models.tpp.training.data import Block, KindData, Segment, build, cut
 from models.tpp.training.export import write_model
 from models.tpp.training.fit import (
     Fitted,
+    Look,
     Setting,
     TrainingConfig,
     decoder_input,
@@ -34,6 +35,8 @@ from models.tpp.training.teacher import CONTEXT, AttentionEncoder, distillation_
 WIDTHS = ((48, 32), (32, 16), (16, 16))
 TEACHER_SHARE = 0.5
 _TUNE_RATE = 1e-3  # a quarter of the training's: what is there is mostly right
+_TUNE_SHARE = 0.25  # of the base's steps, for the teacher and for each variant
+_TEACHER_BATCH = 4_096  # events: its scores fill memory faster than the encoder's sums
 _CALIBRATION_ROWS = 8_192
 
 Report = Callable[[str], None]
@@ -211,9 +214,9 @@ def compress(
     calm = replace(setting, checkpoint=None)
     tune = replace(
         config,
-        steps=max(config.steps // 2, 1),
+        steps=max(int(_TUNE_SHARE * config.steps), 1),
         learning_rate=_TUNE_RATE,
-        check_steps=max(config.steps // 8, 1),
+        check_steps=max(int(_TUNE_SHARE * config.steps) // 3, 1),
         warm_steps=min(config.warm_steps, 20),
     )
     teacher, seconds = _teach(data, config, calm, table, report)
@@ -254,10 +257,22 @@ def _teach(
     """Train the teacher and put its likelihoods into the table."""
     torch.manual_seed(config.seed)
     start = (AttentionEncoder(), Decoder())
-    learn = replace(config, longest=(CONTEXT,), learning_rate=2e-3, steps=max(config.steps // 2, 1))
+    steps = max(int(_TUNE_SHARE * config.steps), 1)
+    learn = replace(
+        config,
+        longest=(CONTEXT,),
+        learning_rate=2e-3,
+        steps=steps,
+        check_steps=max(steps // 3, 1),
+        batch_events=min(config.batch_events, _TEACHER_BATCH),
+    )
     validation, test = short(data.validation), short(data.test)
     alone = replace(setting, start=start, encoder=None)
-    fitted = train(data.learning, validation, learn, alone)
+
+    def tell(look: Look) -> None:
+        report(f"teacher, step {look.step}: validation {look.total:.4f} nats an event")
+
+    fitted = train(data.learning, validation, learn, alone, tell)
     valid = mean_losses(fitted.encoder, fitted.decoder, _parts(validation), setting.marks)[0]
     found = mean_losses(fitted.encoder, fitted.decoder, _parts(test), setting.marks)[0]
     table.note("teacher (not served)", valid, found, seconds=fitted.seconds)

@@ -19,7 +19,7 @@ from models.tpp.training.fit import Loss, event_losses, likelihood_loss, predict
 from models.tpp.training.hardware import on
 from models.tpp.training.network import Decoder, Encoder, gap_log_density
 
-CONTEXT = 256
+CONTEXT = 128
 """Events of a segment at most: what the teacher has seen where it is asked last."""
 _LONGEST = float(spec.TIME_CONSTANTS.max())
 _FEWEST = 1e-37  # a decay that underflowed: the gap is then some 85 of the longest constants
