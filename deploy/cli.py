@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from deploy.commands import bench, config, data, evaluate, fit, models, run, stack, status
+from deploy.commands import bench, config, data, evaluate, fit, models, run, stack, status, train
 from deploy.stack.options import StackError
 from flink_jobs.errors import EddyError
 from models.kernel_cache import key_by_source
@@ -38,10 +38,7 @@ app.add_typer(bench.app, name="bench")
 app.add_typer(config.app, name="config")
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(models.app, name="models")
-app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-    add_help_option=False,
-)(run.train)
+app.command()(train.train)
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,6 +1,7 @@
 """Make a model folder from simulated payments: prior, decoder and encoder, calibration.
 
-Run by `eddy train` in the training environment: `python -m deploy.train --seed 7 --out FOLDER`.
+Run by `eddy train` without `--from` in the training environment: `python -m deploy.train --seed 7
+--out FOLDER`.
 """
 
 from __future__ import annotations
@@ -81,6 +82,7 @@ def train(
     seed: int,
     worlds: int | None = None,
     steps: int | None = None,
+    resume: bool = False,
     report: Callable[[str], None],
 ) -> None:
     """Train the intensity model on simulated worlds, and calibrate the detectors on others.
@@ -91,6 +93,7 @@ def train(
         seed: everything random follows from it.
         worlds: simulated worlds to train on; None is the default of the training.
         steps: optimiser steps at most; None likewise.
+        resume: go on from the checkpoint of a training that was killed.
         report: told of each step.
 
     Raises:
@@ -102,7 +105,12 @@ def train(
 
     config = TrainingConfig(seed=seed)
     config = replace(config, worlds=worlds or config.worlds, steps=steps or config.steps)
-    card = train_and_export(config, folder)
+    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+    checkpoint = folder.with_name(folder.name + ".checkpoint")
+    if not resume:
+        checkpoint.unlink(missing_ok=True)
+    card = train_and_export(config, folder, checkpoint)
+    checkpoint.unlink(missing_ok=True)
     report(f"decoder and encoder: {card['model_version']}")
     calibrate(settings, folder, seed, report)
 
@@ -113,6 +121,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7, help="everything random follows from it")
     parser.add_argument("--worlds", type=int, help="simulated worlds to train on")
     parser.add_argument("--steps", type=int, help="optimiser steps at most")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with a training that was killed"
+    )
     parser.add_argument("--out", type=Path, default=Path("triton_repo/intensity/1"))
     parser.add_argument(
         "--calibrate-only", action="store_true", help="keep the weights, fit prior.json anew"
@@ -129,6 +140,7 @@ def main() -> None:
             seed=arguments.seed,
             worlds=arguments.worlds,
             steps=arguments.steps,
+            resume=arguments.resume,
             report=report,
         )
 

@@ -1,8 +1,7 @@
-"""`eddy run`, `demo` and `train`: the job, and what is done with it."""
+"""`eddy run`, `stop` and `demo`: the job, and what is done with it."""
 
 from __future__ import annotations
 
-import os
 from typing import Annotated
 
 import typer
@@ -17,7 +16,6 @@ from deploy.commands.options import (
     read_settings,
     write_json,
 )
-from deploy.stack.options import REPOSITORY
 from flink_jobs.errors import EddyError
 
 
@@ -103,19 +101,3 @@ def demo(
     from deploy.demo.run import run_demo
 
     raise typer.Exit(run_demo(settings, seed=seed, keep=keep, root=root))
-
-
-def train(context: typer.Context) -> None:
-    """Train the intensity model; needs torch, which `make .venv-train/.ready` installs.
-
-    Takes the options of `python -m deploy.train`, such as --seed and --out.
-    """
-    python = REPOSITORY / ".venv-train" / "bin" / "python"
-    if not python.exists():
-        raise EddyError(
-            f"training needs torch in {python.parents[1]}; run `make .venv-train/.ready`"
-        )
-    command = [str(python), "-m", "deploy.train", *context.args]
-    path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
-    # In place of this process: Ctrl-C and the exit code are those of the training.
-    os.execve(python, command, {**os.environ, "PYTHONPATH": path})  # noqa: S606 no shell is meant

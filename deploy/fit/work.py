@@ -29,12 +29,15 @@ class Work:
         folder: where the work lies.
         job: what the work depends on; a folder with another one is not gone on with.
         resume: go on with what is there; else begin anew.
+        what: the work is called in errors.
 
     Raises:
         EddyError: there is the work of another fit.
     """
 
-    def __init__(self, folder: Path, job: Mapping[str, object], resume: bool) -> None:
+    def __init__(
+        self, folder: Path, job: Mapping[str, object], resume: bool, what: str = "fit"
+    ) -> None:
         self.folder = folder
         if not resume:
             shutil.rmtree(folder, ignore_errors=True)
@@ -46,7 +49,7 @@ class Work:
             differ = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
             if differ:
                 raise EddyError(
-                    f"--resume: {folder} holds the work of another fit ({', '.join(differ)} "
+                    f"--resume: {folder} holds the work of another {what} ({', '.join(differ)} "
                     "differ); begin anew without --resume"
                 )
         else:

@@ -14,7 +14,7 @@ from deploy import alerts, simulate, submit
 from deploy.bench import run as bench_run
 from deploy.bench.plan import FULL, SHORT, Plan
 from deploy.cli import app
-from deploy.commands import options, run
+from deploy.commands import options, train
 from deploy.demo import run as demo_run
 from deploy.stack import kafka, stack
 from deploy.stack.options import ServiceStatus, StackError, StackOptions
@@ -60,7 +60,7 @@ def test_no_summary_of_a_command_is_cut_off(group: str) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        *("up", "down", "status", "run", "simulate", "alerts", "demo"),
+        *("up", "down", "status", "run", "simulate", "alerts", "demo", "train", "fit"),
         *("bench throughput", "bench latency", "bench state", "config show", "config check"),
     ],
 )
@@ -363,7 +363,7 @@ def test_a_missing_part_is_named() -> None:
 def test_train_asks_for_its_environment(
     eddy: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(run, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(train, "REPOSITORY", tmp_path)
     result = eddy("train", "--seed", "3")
     assert result.code == 1
     assert "run `make .venv-train/.ready`" in result.err
@@ -373,7 +373,38 @@ def test_train_asks_for_its_environment(
     called: list[list[str]] = []
     monkeypatch.setattr("os.execve", lambda _path, command, _env: called.append(command))
     assert eddy("train", "--seed", "3").code == 0
-    assert called == [[str(python), "-m", "deploy.train", "--seed", "3"]]
+    out = ["--out", "triton_repo/intensity/1"]
+    assert called == [[str(python), "-m", "deploy.train", "--seed", "3", *out]]
+    line = ("--worlds", "2", "--steps", "9", "--resume", "--calibrate-only", "--out", "m/1")
+    assert eddy("train", *line).code == 0
+    assert called[1][3:] == [
+        "--seed", "7", "--out", "m/1", "--worlds", "2", "--steps", "9", "--resume",
+        "--calibrate-only",
+    ]  # fmt: skip
+
+
+def test_train_explains_itself_without_its_environment(
+    eddy: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(train, "REPOSITORY", tmp_path)
+    assert "--keep-encoder" in eddy("train", "--help").out
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (("--compress",), "--compress goes with --from FILE|TOPIC"),
+        (("--prior", "p.json"), "--prior goes with --from FILE|TOPIC"),
+        (("--from", "e.jsonl", "--worlds", "2"), "--worlds and --calibrate-only go without --from"),
+        (("--from", "e.jsonl", "--device", "tpu"), "'tpu' is not one of"),
+    ],
+)
+def test_train_refuses_what_does_not_go_together(
+    eddy: Run, line: tuple[str, ...], expected: str
+) -> None:
+    result = eddy("train", *line)
+    assert result.code == 2
+    assert expected in " ".join(result.err.split())
 
 
 # ---- simulate ----

@@ -211,6 +211,7 @@ def test_export_equals_torch_and_names_its_weights(tmp_path: Path) -> None:
     (y,) = session.run(["y"], {"x": x})
     np.testing.assert_allclose(y, decoder(torch.from_numpy(x)).detach().numpy(), atol=1e-5)
     assert session.get_modelmeta().custom_metadata_map["model_version"] == version
+    export.name_in_configs(tmp_path / "1", version)
     for path in configs.glob("*.pbtxt"):
         assert f'"{version}"' in path.read_text()
     first = (tmp_path / "1" / "decoder.onnx").read_bytes()
@@ -218,7 +219,12 @@ def test_export_equals_torch_and_names_its_weights(tmp_path: Path) -> None:
     assert (tmp_path / "1" / "decoder.onnx").read_bytes() == first
     (configs / "gpu.pbtxt").write_text("name: 'intensity'\n")
     with pytest.raises(ValueError, match="must have one parameter feature_version"):
-        export.write_model(encoder, decoder, x, tmp_path / "1")
+        export.name_in_configs(tmp_path / "1", version)
+    # A second version shares the configurations: they can name neither.
+    (tmp_path / "2").mkdir()
+    before = (configs / "python-cpu.pbtxt").read_text()
+    export.name_in_configs(tmp_path / "2", "tpp-other")
+    assert (configs / "python-cpu.pbtxt").read_text() == before
 
 
 def test_held_out_entities_stay_held_out_whatever_is_watched() -> None:

@@ -1,4 +1,4 @@
-"""Sequences of simulated worlds as the arrays that training reads.
+"""Sequences of events as the arrays that training reads, and those of simulated worlds.
 
 Features come from `models.tpp.encoder.sequence_features`, the walk that the stream itself makes, so
 what is learnt is what will be asked.
@@ -59,6 +59,8 @@ class Segment:
         end: after the last event.
         closed: True where nothing follows until `data.end_ms`: the last gap is censored.
         weight: of each event in the loss.
+        from_ms: only predictions made at or after this time weigh anything; those before tell the
+            memory what it must know.
     """
 
     data: KindData
@@ -66,6 +68,7 @@ class Segment:
     end: int
     closed: bool
     weight: float
+    from_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,7 @@ class Block:
         next_mark: int64[n], -1 where there is none.
         known: bool[n], the next event is known.
         censored: bool[n], nothing followed until the end.
-        weight: float32[n].
+        weight: float32[n], 0 where a prediction does not count.
     """
 
     u: NDArray[np.float32]
@@ -252,7 +255,7 @@ def _build_one(segment: Segment) -> Block:
         next_mark,
         known,
         censored,
-        np.full(n, segment.weight, np.float32),
+        np.where(time_ms >= segment.from_ms, np.float32(segment.weight), np.float32(0.0)),
     )
 
 

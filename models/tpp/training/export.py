@@ -99,7 +99,7 @@ def model_version(encoder: Encoder, decoder: Decoder) -> str:
 def write_model(
     encoder: Encoder, decoder: Decoder, check: NDArray[np.float32], folder: Path
 ) -> str:
-    """Write decoder.onnx, encoder.npz and check.npz, and name the version in ../configs.
+    """Write decoder.onnx, encoder.npz and check.npz.
 
     Args:
         encoder: trained.
@@ -109,9 +109,6 @@ def write_model(
 
     Returns:
         The version.
-
-    Raises:
-        ValueError: a configuration lacks the parameters that name the version.
     """
     version = model_version(encoder, decoder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -120,18 +117,28 @@ def write_model(
     with torch.no_grad():
         answers = decoder(torch.from_numpy(check)).numpy()
     np.savez(folder / "check.npz", x=check, y=answers)
+    return version
+
+
+def name_in_configs(folder: Path, version: str) -> None:
+    """Name the weights in ../configs, where this folder is the only version of its model.
+
+    Several versions share the configurations, which then can name none of them: the card does.
+
+    Raises:
+        ValueError: a configuration lacks the parameters that name the version.
+    """
+    versions = [path for path in folder.parent.iterdir() if path.is_dir() and path.name.isdigit()]
+    if [path.name for path in versions] != [folder.name]:
+        return
     for config in sorted((folder.parent / "configs").glob("*.pbtxt")):
         text = config.read_text()
-        for key, value in (
-            ("feature_version", spec.FEATURE_VERSION),
-            ("model_version", version),
-        ):
+        for key, value in (("feature_version", spec.FEATURE_VERSION), ("model_version", version)):
             pattern = rf'(key: "{key}" value: {{ string_value: ")[^"]*(")'
             text, changed = re.subn(pattern, rf"\g<1>{value}\g<2>", text)
             if changed != 1:
                 raise ValueError(f"{config} must have one parameter {key}, found {changed}")
         config.write_text(text)
-    return version
 
 
 def sha256(path: Path) -> str:

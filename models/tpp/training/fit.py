@@ -1,13 +1,16 @@
-"""Fit the intensity model by maximum likelihood on one core, the same for the same seed."""
+"""Fit the intensity model by maximum likelihood, the same for the same seed on a CPU."""
 
 from __future__ import annotations
 
 import copy
+import hashlib
 import logging
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.tpp import spec
+from models.tpp.training import checkpoint
 from models.tpp.training.data import Block, KindData, Segment, build, cut, pack
+from models.tpp.training.errors import TrainingError
+from models.tpp.training.hardware import Hardware, on
 from models.tpp.training.network import Decoder, Encoder, gap_log_density, gap_log_survival
 
 _LOG = logging.getLogger(__name__)
@@ -53,32 +59,85 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class Look:
+    """Likelihoods at one look at the validation set, nats per event, lower is better.
+
+    Attributes:
+        step: gradient steps made until then.
+        seconds: of training until then.
+        total: gap and mark on the validation set.
+        gap: the gap alone, the censored last ones among it.
+        mark: the mark alone.
+        learning: the loss of the steps since the last look, in the loss's own weights.
+    """
+
+    step: int
+    seconds: float
+    total: float
+    gap: float
+    mark: float
+    learning: float
+
+
+@dataclass(frozen=True, slots=True)
 class Fitted:
     """A trained model and how its training went.
 
     Attributes:
-        encoder: with the weights of the best look.
+        encoder: with the weights of the best look, on the CPU.
         decoder: likewise.
         steps: steps made.
         best_step: the step of these weights.
-        validation: nats per event (gap and mark) at each look.
-        seconds: wall time.
+        looks: at the validation set.
+        seconds: wall time, that of the runs before a resume included.
     """
 
     encoder: Encoder
     decoder: Decoder
     steps: int
     best_step: int
-    validation: tuple[float, ...]
+    looks: tuple[Look, ...]
     seconds: float
+
+    @property
+    def validation(self) -> tuple[float, ...]:
+        """Nats per event (gap and mark) at each look."""
+        return tuple(look.total for look in self.looks)
+
+
+Loss = Callable[[Encoder, Decoder, Block], Tensor]
+"""Returns the loss of one block, a scalar; see `likelihood_loss`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a training begins with and runs on, beside its data.
+
+    Attributes:
+        hardware: where it runs.
+        encoder: its weights stay as they are, and only the decoder learns; None learns both.
+        start: encoder and decoder to go on from, in place of the seed's; any encoder that
+            answers as `Encoder` does.
+        marks: False leaves the marks out of the loss.
+        loss: in place of `likelihood_loss`.
+        checkpoint: file that is written at each look, and gone on from where it is there.
+        job: names the data, so that a checkpoint of other data is not gone on with.
+    """
+
+    hardware: Hardware = field(default_factory=Hardware)
+    encoder: Encoder | None = None
+    start: tuple[Encoder, Decoder] | None = None
+    marks: bool = True
+    loss: Loss | None = None
+    checkpoint: Path | None = None
+    job: str = ""
 
 
 def decoder_input(encoder: Encoder, block: Block) -> Tensor:
     """Return x float32 [n, 68], what the server is asked after each event of `block`."""
-    memory = encoder(
-        torch.from_numpy(block.u), torch.from_numpy(block.slowest), torch.from_numpy(block.first)
-    )
-    return torch.cat([memory, torch.from_numpy(block.rest)], 1)
+    device = next(encoder.parameters()).device
+    memory = encoder(on(device, block.u), on(device, block.slowest), on(device, block.first))
+    return torch.cat([memory, on(device, block.rest)], 1)
 
 
 def predict(encoder: Encoder, decoder: Decoder, block: Block) -> Tensor:
@@ -93,26 +152,57 @@ def event_losses(y: Tensor, block: Block) -> tuple[Tensor, Tensor]:
     The gap counts as a density of its log, or where nothing followed as the survival until the
     end of watching; where neither is known it is zero.
     """
-    target = torch.from_numpy(block.target).clamp(-_TARGET_LIMIT, _TARGET_LIMIT)
-    known, censored = torch.from_numpy(block.known), torch.from_numpy(block.censored)
-    gap = torch.where(known, -gap_log_density(y, target), torch.zeros(()))
-    if bool(censored.any()):
+    device = y.device
+    target = on(device, block.target).clamp(-_TARGET_LIMIT, _TARGET_LIMIT)
+    known, censored = on(device, block.known), on(device, block.censored)
+    none = torch.zeros((), device=device)
+    gap = torch.where(known, -gap_log_density(y, target), none)
+    if bool(block.censored.any()):
         gap = gap.clone()
         gap[censored] = -gap_log_survival(y[censored], target[censored])
-    mark = torch.from_numpy(block.next_mark)
+    mark = on(device, block.next_mark)
     chosen = y[:, spec.LOG_MARK].gather(1, mark.clamp(min=0).unsqueeze(1)).squeeze(1)
-    return gap, torch.where(mark >= 0, -chosen, torch.zeros(()))
+    return gap, torch.where(mark >= 0, -chosen, none)
+
+
+def likelihood_loss(marks: bool) -> Loss:
+    """Return the weighted mean of the events' negative log likelihoods as a loss."""
+
+    def loss(encoder: Encoder, decoder: Decoder, block: Block) -> Tensor:
+        gap, mark = event_losses(predict(encoder, decoder, block), block)
+        weight = on(gap.device, block.weight)
+        each = gap + mark if marks else gap
+        return (each * weight).sum() / weight.sum()
+
+    return loss
+
+
+def mean_losses(
+    encoder: Encoder, decoder: Decoder, blocks: Sequence[Block], marks: bool = True
+) -> tuple[float, float, float]:
+    """Return both likelihoods together, the gap's and the mark's, nats per event that weighs.
+
+    Every event counts alike; `marks` False leaves the mark at 0.
+    """
+    total = of_gap = of_mark = 0.0
+    count = 0
+    with torch.no_grad():
+        for block in blocks:
+            gap, mark = event_losses(predict(encoder, decoder, block), block)
+            counts = on(gap.device, block.weight > 0.0)
+            gap, mark = gap[counts], mark[counts]
+            by_gap, by_mark = gap.sum(), mark.sum()
+            total += float(by_gap + by_mark if marks else by_gap)
+            of_gap += float(by_gap)
+            of_mark += float(by_mark) if marks else 0.0
+            count += int((block.known & (block.weight > 0.0)).sum())
+    events = max(count, 1)
+    return total / events, of_gap / events, of_mark / events
 
 
 def mean_loss(encoder: Encoder, decoder: Decoder, blocks: Sequence[Block]) -> float:
     """Return gap and mark likelihood in nats per event, every event alike."""
-    total, count = 0.0, 0
-    with torch.no_grad():
-        for block in blocks:
-            gap, mark = event_losses(predict(encoder, decoder, block), block)
-            total += float(gap.sum() + mark.sum())
-            count += int(block.known.sum())
-    return total / max(count, 1)
+    return mean_losses(encoder, decoder, blocks)[0]
 
 
 def _rate(step: int, config: TrainingConfig) -> float:
@@ -122,72 +212,201 @@ def _rate(step: int, config: TrainingConfig) -> float:
     return 0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * min(done, 1.0)))
 
 
-def _learn(modules: torch.nn.ModuleList, block: Block, optimiser: torch.optim.Optimizer) -> None:
-    encoder, decoder = modules
-    assert isinstance(encoder, Encoder)
-    assert isinstance(decoder, Decoder)
-    gap, mark = event_losses(predict(encoder, decoder, block), block)
-    weight = torch.from_numpy(block.weight)
-    loss = ((gap + mark) * weight).sum() / weight.sum()
-    optimiser.zero_grad()
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(modules.parameters(), _CLIP_NORM)
-    optimiser.step()
+class _Run:
+    """A training under way: everything that a checkpoint must hold."""
+
+    def __init__(
+        self,
+        learning: Sequence[tuple[KindData, NDArray[np.int64]]],
+        config: TrainingConfig,
+        setting: Setting,
+    ) -> None:
+        self.config, self.setting, self.learning = config, setting, learning
+        torch.manual_seed(config.seed)
+        torch.set_num_threads(1)  # the order of sums, and so the weights, must not depend on it
+        self.rng = np.random.default_rng(config.seed)
+        encoder, decoder = copy.deepcopy(setting.start) or (Encoder(), Decoder())
+        if setting.encoder is not None:
+            encoder = copy.deepcopy(setting.encoder)
+        device = setting.hardware.device
+        self.modules = torch.nn.ModuleList([encoder, decoder]).to(device)
+        self.modules[0].requires_grad_(setting.encoder is None)
+        self.average = copy.deepcopy(self.modules)
+        learnt = [p for p in self.modules.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.AdamW(learnt, config.learning_rate, weight_decay=1e-4)
+        self.scaler = setting.hardware.scaler()
+        self.loss = setting.loss or likelihood_loss(setting.marks)
+        self.best, self.best_step = math.inf, 0
+        self.best_state = copy.deepcopy(self.average.state_dict())
+        self.looks: list[Look] = []
+        self.batches: list[list[Segment]] = []
+        self.before_pass: Any = None  # state of the generator when the pass was drawn
+        self.passes = self.step = self.taken = 0
+        self.sum_learning, self.since_look = 0.0, 0
+        self.seconds_before = 0.0
+        self.begun = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self.begun
+
+    def _draw(self) -> None:
+        """Cut and shuffle the next pass; it follows from the generator's state before it."""
+        self.before_pass = self.rng.bit_generator.state
+        longest = self.config.longest[self.passes % len(self.config.longest)]
+        segments = [s for d, which in self.learning for s in cut(d, which, longest, self.rng)]
+        self.batches = pack(segments, self.config.batch_events, self.rng)
+        self.passes, self.taken = self.passes + 1, 0
+
+    def advance(self) -> None:
+        """Make one gradient step.
+
+        Raises:
+            TrainingError: the loss is not finite.
+        """
+        if not self.batches:
+            self._draw()
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.config.learning_rate * _rate(self.step, self.config)
+        encoder, decoder = self.modules
+        block = build(self.batches.pop())
+        self.taken += 1
+        with self.setting.hardware.autocast():
+            loss = self.loss(encoder, decoder, block)
+        self.optimiser.zero_grad()
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimiser)
+        torch.nn.utils.clip_grad_norm_(self.modules.parameters(), _CLIP_NORM)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self.step += 1
+        told = float(loss.detach())
+        if not math.isfinite(told):
+            raise TrainingError(
+                f"the loss of step {self.step} is {told}: expected a finite number; train with a "
+                "smaller learning rate or in fp32, and look at the data's gaps"
+            )
+        self.sum_learning, self.since_look = self.sum_learning + told, self.since_look + 1
+        keep = min(_EMA, self.step / (self.step + 10.0))
+        with torch.no_grad():
+            for mean, value in zip(
+                self.average.parameters(), self.modules.parameters(), strict=True
+            ):
+                mean.lerp_(value, 1.0 - keep)
+
+    def look(self, watched: Sequence[Block]) -> bool:
+        """Judge the averaged weights, keep the best; return whether to go on."""
+        encoder, decoder = self.average
+        found = mean_losses(encoder, decoder, watched, self.setting.marks)
+        learning = self.sum_learning / self.since_look
+        self.looks.append(Look(self.step, round(self.seconds, 1), *found, learning))
+        self.sum_learning, self.since_look = 0.0, 0
+        if not math.isfinite(found[0]):
+            raise TrainingError(
+                f"the validation likelihood after step {self.step} is {found[0]}: expected a "
+                "finite number; train with a smaller learning rate or in fp32"
+            )
+        if found[0] < self.best:
+            self.best, self.best_step = found[0], self.step
+            self.best_state = copy.deepcopy(self.average.state_dict())
+            return True
+        return self.step - self.best_step < self.config.patience * self.config.check_steps
+
+    def _job(self) -> str:
+        kept = self.setting.encoder is not None
+        parts = (asdict(self.config), self.setting.job, self.setting.hardware, kept)
+        return hashlib.sha256(repr((*parts, self.setting.marks)).encode()).hexdigest()
+
+    def save(self, going: bool) -> None:
+        """Write the checkpoint."""
+        if self.setting.checkpoint is None:
+            return
+        tensors = {
+            "modules": self.modules.state_dict(),
+            "average": self.average.state_dict(),
+            "best": self.best_state,
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+        told = {
+            "step": self.step,
+            "passes": self.passes,
+            "taken": self.taken,
+            "before_pass": self.before_pass,
+            "best": self.best,
+            "best_step": self.best_step,
+            "looks": [asdict(look) for look in self.looks],
+            "seconds": self.seconds,
+            "going": going,
+        }
+        checkpoint.save(self.setting.checkpoint, self._job(), tensors, told)
+
+    def restore(self) -> bool:
+        """Go on from the checkpoint if there is one; return whether there is more to do."""
+        path = self.setting.checkpoint
+        found = checkpoint.load(path, self._job(), self.setting.hardware.device) if path else None
+        if found is None:
+            return True
+        tensors, told = found
+        self.modules.load_state_dict(tensors["modules"])
+        self.average.load_state_dict(tensors["average"])
+        self.best_state = tensors["best"]
+        self.optimiser.load_state_dict(tensors["optimiser"])
+        self.scaler.load_state_dict(tensors["scaler"])
+        self.step, self.best, self.best_step = told["step"], told["best"], told["best_step"]
+        self.looks = [Look(**look) for look in told["looks"]]
+        self.passes = told["passes"] - 1
+        self.rng.bit_generator.state = told["before_pass"]
+        taken = told["taken"]
+        self._draw()  # the same pass again, of which the first batches are done
+        self.taken = taken
+        del self.batches[len(self.batches) - taken :]
+        self.seconds_before = told["seconds"]
+        return bool(told["going"])
 
 
 def train(
     learning: Sequence[tuple[KindData, NDArray[np.int64]]],
     validation: Sequence[Segment],
     config: TrainingConfig,
+    setting: Setting | None = None,
+    report: Callable[[Look], None] | None = None,
 ) -> Fitted:
     """Train encoder and decoder on sequences.
+
+    On a CPU in float32 the weights follow from data, configuration and seed, bit for bit, also
+    where the training was killed and went on from its checkpoint.
 
     Args:
         learning: for each kind of each world its data and int64[m], the sequences to learn from.
         validation: segments that decide when to stop.
         config: how.
+        setting: hardware, what to begin with, and where the checkpoint lies.
+        report: told of each look.
 
     Returns:
         The weights, averaged over the last steps, of the best look at the validation set.
+
+    Raises:
+        TrainingError: a likelihood is not finite, or the checkpoint is of another training.
     """
-    begun = time.monotonic()
-    torch.manual_seed(config.seed)
-    torch.set_num_threads(1)
-    rng = np.random.default_rng(config.seed)
-    modules = torch.nn.ModuleList([Encoder(), Decoder()])
-    average = copy.deepcopy(modules)
-    optimiser = torch.optim.AdamW(modules.parameters(), config.learning_rate, weight_decay=1e-4)
-    watched = [build(batch) for batch in pack(validation, config.batch_events, rng)]
-    best, best_step, best_state = math.inf, 0, copy.deepcopy(average.state_dict())
-    looks: list[float] = []
-    batches: list[list[Segment]] = []
-    passes = step = 0
-    while step < config.steps:
-        if not batches:
-            longest = config.longest[passes % len(config.longest)]
-            passes += 1
-            segments = [s for data, which in learning for s in cut(data, which, longest, rng)]
-            batches = pack(segments, config.batch_events, rng)
-        for group in optimiser.param_groups:
-            group["lr"] = config.learning_rate * _rate(step, config)
-        _learn(modules, build(batches.pop()), optimiser)
-        step += 1
-        keep = min(_EMA, step / (step + 10.0))
-        with torch.no_grad():
-            for mean, value in zip(average.parameters(), modules.parameters(), strict=True):
-                mean.lerp_(value, 1.0 - keep)
-        if step % config.check_steps and step < config.steps:
+    run = _Run(learning, config, setting or Setting())
+    watched = [build(batch) for batch in pack(validation, config.batch_events, run.rng)]
+    going = run.restore()
+    while going and run.step < config.steps:
+        run.advance()
+        if run.step % config.check_steps and run.step < config.steps:
             continue
-        looks.append(mean_loss(average[0], average[1], watched))
-        _LOG.info("step %d: validation %.4f nats per event", step, looks[-1])
-        if looks[-1] < best:
-            best, best_step, best_state = looks[-1], step, copy.deepcopy(average.state_dict())
-        elif step - best_step >= config.patience * config.check_steps:
-            break
-    average.load_state_dict(best_state)
-    encoder, decoder = average
-    assert isinstance(encoder, Encoder)
-    assert isinstance(decoder, Decoder)
+        going = run.look(watched)
+        run.save(going)
+        look = run.looks[-1]
+        if report is None:
+            _LOG.info("step %d: validation %.4f nats per event", look.step, look.total)
+        else:
+            report(look)
+    run.average.load_state_dict(run.best_state)
+    encoder, decoder = run.average.cpu()
+    encoder.requires_grad_(True)
     return Fitted(
-        encoder.eval(), decoder.eval(), step, best_step, tuple(looks), time.monotonic() - begun
+        encoder.eval(), decoder.eval(), run.step, run.best_step, tuple(run.looks), run.seconds
     )

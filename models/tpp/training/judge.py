@@ -19,6 +19,7 @@ from models.tpp.training.network import Decoder, Encoder
 
 TAIL_NATS = (4.0, 7.0, 10.0)
 _MARK_PRIOR_EVENTS = 5.0
+ROWS = ("gap", "mark", "renewal", "poisson", "frequency", "log_survival", "log_cdf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,18 +102,46 @@ def judge(
         which: numbers of the sequences.
         after_ms: only predictions made at or after this time count.
     """
+    return judgement(data.kind, judged_rows(encoder, decoder, data, which, after_ms))
+
+
+def judged_rows(
+    encoder: Encoder,
+    decoder: Decoder,
+    data: KindData,
+    which: NDArray[np.int64],
+    after_ms: int = 0,
+    by_end: bool = False,
+) -> NDArray[np.float64]:
+    """Return float64 [7, n], see `ROWS`, of every next event that counts.
+
+    Args:
+        encoder: trained.
+        decoder: trained.
+        data: sequences of one kind.
+        which: numbers of the sequences.
+        after_ms: only predictions made at or after this time count.
+        by_end: only those of events at or after this time count, whenever they were made: of a
+            short span that is a fair sample of gaps, where those that begin in it and are seen to
+            end are the shorter ones.
+    """
     share = np.bincount(data.mark, minlength=spec.MARKS)[: spec.MARKS] + 1.0
     share = share / share.sum()
-    columns: list[NDArray[np.float64]] = []
+    columns: list[NDArray[np.float64]] = [np.empty((len(ROWS), 0))]
     for sequence in which:
         begin, end = int(data.starts[sequence]), int(data.starts[sequence + 1])
         if end - begin > 1:
             rows = _judge_one(encoder, decoder, data, begin, end, share)
-            columns.append(rows[:, data.time_ms[begin : end - 1] >= after_ms])
-    rows = np.concatenate(columns, 1)
+            time_ms = data.time_ms[begin:end]
+            columns.append(rows[:, (time_ms[1:] if by_end else time_ms[:-1]) >= after_ms])
+    return np.concatenate(columns, 1)
+
+
+def judgement(kind: str, rows: NDArray[np.float64]) -> Judgement:
+    """Average what `judged_rows` found."""
     gap, mark, renewal, poisson, frequency, log_survival, log_cdf = rows
     return Judgement(
-        data.kind,
+        kind,
         rows.shape[1],
         float(gap.mean()),
         float(renewal.mean()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -31,23 +32,29 @@ class Encoder(nn.Module):  # type: ignore[misc]  # torch is not where mypy runs
             slowest: float32 [events], see `scan`.
             first: bool [events], True where a sequence begins.
         """
-        return scan(self.output(torch.relu(self.hidden(u))), slowest, first)
+        # Under autocast the products are narrow; the sum over events never is.
+        return scan(self.output(torch.relu(self.hidden(u))).float(), slowest, first)
 
 
 class Decoder(nn.Module):  # type: ignore[misc]  # torch is not where mypy runs
-    """Map x [rows, 68] to y [rows, 20], as the ONNX graph on the server does."""
+    """Map x [rows, 68] to y [rows, 20], as the ONNX graph on the server does.
 
-    def __init__(self) -> None:
+    Args:
+        width: of the residual stream; compression narrows it.
+        hidden: of the layer inside the residual block.
+    """
+
+    def __init__(self, width: int = WIDTH, hidden: int = WIDTH) -> None:
         super().__init__()
         # An exponentially weighted sum over n events is of order n: start from weighted means.
         steps = np.concatenate([np.maximum(spec.TIME_CONSTANTS, 1.0), spec.COUNT_CONSTANTS])
         start = np.concatenate([1.0 / np.sqrt(steps), np.ones(4)])
         self.scale = nn.Parameter(torch.tensor(start, dtype=torch.float32))
-        self.input = nn.Linear(spec.INPUT, WIDTH)
-        self.norm = nn.LayerNorm(WIDTH)
-        self.up = nn.Linear(WIDTH, WIDTH)
-        self.down = nn.Linear(WIDTH, WIDTH)
-        self.output = nn.Linear(WIDTH, spec.OUTPUT)
+        self.input = nn.Linear(spec.INPUT, width)
+        self.norm = nn.LayerNorm(width)
+        self.up = nn.Linear(width, hidden)
+        self.down = nn.Linear(hidden, width)
+        self.output = nn.Linear(width, spec.OUTPUT)
         with torch.no_grad():
             self.output.weight.mul_(0.3)
             bias = torch.zeros(spec.OUTPUT)
@@ -62,7 +69,7 @@ class Decoder(nn.Module):  # type: ignore[misc]  # torch is not where mypy runs
         # input overflows (asinh's square would).
         z = self.input(torch.sign(scaled) * torch.log(torch.abs(scaled) + 1.0))
         z = z + self.down(nn.functional.gelu(self.up(self.norm(z))))
-        raw = self.output(z)
+        raw = self.output(z).float()
         return torch.cat(
             [
                 torch.log_softmax(raw[..., spec.LOG_WEIGHT], -1),
@@ -72,6 +79,18 @@ class Decoder(nn.Module):  # type: ignore[misc]  # torch is not where mypy runs
             ],
             -1,
         )
+
+
+def fix_marks(decoder: Decoder, log_share: NDArray[np.float64]) -> None:
+    """Let the decoder answer the same mark probabilities whatever it is asked.
+
+    Args:
+        decoder: changed in place.
+        log_share: float64[8], their logs.
+    """
+    with torch.no_grad():
+        decoder.output.weight[spec.LOG_MARK] = 0.0
+        decoder.output.bias[spec.LOG_MARK] = torch.from_numpy(log_share).float()
 
 
 def gap_log_density(y: Tensor, value: Tensor) -> Tensor:
@@ -97,3 +116,13 @@ def encoder_arrays(encoder: Encoder) -> dict[str, NDArray[np.float32]]:
         "b2": encoder.output.bias,
     }
     return {name: value.detach().numpy().astype(np.float32) for name, value in named.items()}
+
+
+def load_encoder(arrays: Mapping[str, NDArray[np.float32]]) -> Encoder:
+    """Return the encoder with the weights of an `encoder.npz`, as `encoder_arrays` names them."""
+    encoder = Encoder()
+    named = {
+        "hidden.weight": "W1", "hidden.bias": "b1", "output.weight": "W2", "output.bias": "b2"
+    }  # fmt: skip
+    encoder.load_state_dict({key: torch.from_numpy(arrays[name]) for key, name in named.items()})
+    return encoder

@@ -17,8 +17,8 @@ from models.simulation.config import SimulationConfig, training
 from models.tpp import spec
 from models.tpp.training.card import render
 from models.tpp.training.data import KINDS, KindData, Segment, build, cut, folds, read_world, worlds
-from models.tpp.training.export import sha256, write_model
-from models.tpp.training.fit import TrainingConfig, decoder_input, train
+from models.tpp.training.export import name_in_configs, sha256, write_model
+from models.tpp.training.fit import Setting, TrainingConfig, decoder_input, train
 from models.tpp.training.judge import judge_all
 from models.tpp.training.network import Encoder
 
@@ -55,15 +55,19 @@ def fresh_world(seed: int) -> SimulationConfig:
     return training(seed * 1_000 + 999)
 
 
-def _check_rows(encoder: Encoder, segments: Sequence[Segment]) -> NDArray[np.float32]:
+def check_rows(encoder: Encoder, segments: Sequence[Segment]) -> NDArray[np.float32]:
     """Return decoder inputs from all over some sequences, float32 [rows, 68]."""
     block = build(segments)
     x = decoder_input(encoder, block).detach().numpy()
     return np.ascontiguousarray(x[:: max(len(x) // _CHECK_ROWS, 1)][:_CHECK_ROWS])
 
 
-def train_and_export(config: TrainingConfig, folder: Path) -> dict[str, object]:
+def train_and_export(
+    config: TrainingConfig, folder: Path, checkpoint: Path | None = None
+) -> dict[str, object]:
     """Train on simulated worlds, write the model into `folder` with its card; return the card.
+
+    Where `checkpoint` is given it is written as training goes, and gone on from where it is there.
 
     Entities are split into folds of 80, 10 and 10%; training and validation see the first three
     quarters of each world's time. Judged are held-out entities before and after that time, and
@@ -77,7 +81,9 @@ def train_and_export(config: TrainingConfig, folder: Path) -> dict[str, object]:
         for _, held, _ in splits
         for segment in cut(*_some(held, _VALIDATION_EVENTS // config.worlds), 1 << 30)
     ]
-    fitted = train([learning for learning, _, _ in splits], validation, config)
+    learning = [share for share, _, _ in splits]
+    setting = Setting(checkpoint=checkpoint, job="simulated worlds")
+    fitted = train(learning, validation, config, setting)
     encoder, decoder = fitted.encoder, fitted.decoder
     until_ms = plans[0].start_ms + int(plans[0].duration_s * 1_000 * LEARNT_SPAN)
     # Judged with the priors of the first world's learnt span: the later time and the new world
@@ -86,7 +92,8 @@ def train_and_export(config: TrainingConfig, folder: Path) -> dict[str, object]:
     later = [_split(data, config.seed)[2] for data in read_world(plans[0], priors=priors)]
     fresh = read_world(fresh_world(config.seed), priors=priors)
     new = [(data, np.arange(len(data.starts) - 1)) for data in fresh]
-    version = write_model(encoder, decoder, _check_rows(encoder, validation), folder)
+    version = write_model(encoder, decoder, check_rows(encoder, validation), folder)
+    name_in_configs(folder, version)
     card: dict[str, object] = {
         "model_version": version,
         "feature_version": spec.FEATURE_VERSION,

@@ -1,0 +1,1 @@
+"""`eddy train --from`: the intensity model from a user's own stream."""
