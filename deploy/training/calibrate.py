@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from flink_jobs.calibrate import FittedTail, Surprises, observe
 from flink_jobs.intensity_in_process import InProcessClient
 from flink_jobs.intensity_protocol import IntensityClient, NullClient
+from flink_jobs.kind_model import KindModel
 from flink_jobs.model_files import kind_models, load_encoder
 from flink_jobs.pit import PitCounts
-from flink_jobs.scorer import KindModel
 from flink_jobs.settings import Settings
 from models.prior import KindPrior, Prior, Tail
 from models.prior_fit import FEWEST_TAIL_EVENTS, TAIL_CLUSTERS

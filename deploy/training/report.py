@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from deploy.fit.report import STYLE
+from deploy.page import figure, table, write_page
 from deploy.training.calibrate import KindCalibration
 from deploy.training.figures import figures
 
@@ -48,20 +47,9 @@ def write_report(
     drawn = figures(learnt, calibrated)
     body = [_head(card), _likelihoods(card), _compression(card.get("compression"))]
     for title, data in drawn.items():
-        image = base64.b64encode(data).decode("ascii")
-        body.append(
-            f"<h2>{escape(title)}</h2><p class='note'>{escape(EXPLAINED.get(title, CALIBRATION))}"
-            f"</p><img alt='{escape(title)}' src='data:image/png;base64,{image}'>"
-        )
+        body += [f"<h2>{escape(title)}</h2>", figure(data, EXPLAINED.get(title, CALIBRATION))]
     body.append(_rest(card))
-    page = (
-        "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'><title>eddy train</title>"
-        f"<style>{STYLE}</style></head><body>\n{''.join(body)}</body></html>\n"
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".unfinished")
-    unfinished.write_text(page, encoding="utf-8")
-    unfinished.replace(path)
+    write_page(path, f"Intensity model {card['model_version']}", body)
     pictures = []
     for name, title in zip(("curves", "pit", "reliability"), EXPLAINED, strict=True):
         picture = path.with_name(f"{path.stem}-{name}.png")
@@ -89,10 +77,7 @@ def _head(card: Mapping[str, Any]) -> str:
          f"{card['moments']}; {card['encoder']}; {card['mark_head']}"),
     ]  # fmt: skip
     notes = "".join(f"<li>{escape(note)}</li>" for note in card["notes"])
-    return (
-        f"<h1>Intensity model {escape(card['model_version'])}</h1>{_table(rows)}"
-        f"{f'<ul class=warnings>{notes}</ul>' if notes else ''}"
-    )
+    return f"{table(rows)}{f'<ul class=warnings>{notes}</ul>' if notes else ''}"
 
 
 def _likelihoods(card: Mapping[str, Any]) -> str:
@@ -112,12 +97,12 @@ def _likelihoods(card: Mapping[str, Any]) -> str:
         "<h2>Likelihoods of the last part</h2><p class='note'>Negative log likelihood, nats per "
         "event; lower is better. Beside the model: a log-normal renewal and a Poisson process with "
         "each entity's own running moments, and its own running mark frequencies. Tail: found over "
-        f"promised, 1 is calibrated.</p>{_table(rows, head)}"
+        f"promised, 1 is calibrated.</p>{table(rows, head)}"
     )
 
 
-def _compression(table: Mapping[str, Any] | None) -> str:
-    if table is None:
+def _compression(tried: Mapping[str, Any] | None) -> str:
+    if tried is None:
         return ""
     head = ("decoder", "nats per event", "over the base", "bytes", "rows/s at 512", "kept")
     rows = [
@@ -127,9 +112,9 @@ def _compression(table: Mapping[str, Any] | None) -> str:
             f"{row['rows_per_s']:,.0f}" if row["rows_per_s"] else "–",
             "yes" if row["kept"] else "",
         )
-        for row in table["variants"]
+        for row in tried["variants"]
     ]  # fmt: skip
-    return f"<h2>Compression</h2><p class='note'>{escape(table['rule'])}</p>{_table(rows, head)}"
+    return f"<h2>Compression</h2><p class='note'>{escape(tried['rule'])}</p>{table(rows, head)}"
 
 
 def _rest(card: Mapping[str, Any]) -> str:
@@ -143,17 +128,5 @@ def _rest(card: Mapping[str, Any]) -> str:
     return (
         f"<h2>Cost of the decoder</h2><p class='note'>{escape(cost['measured'])}; training took "
         f"{cost['training_seconds']} s, the whole command {cost['command_seconds']} s.</p>"
-        f"{_table(rows)}<h2>Limits</h2><ul>{limits}</ul><h2>Files, SHA-256</h2>{_table(files)}"
+        f"{table(rows)}<h2>Limits</h2><ul>{limits}</ul><h2>Files, SHA-256</h2>{table(files)}"
     )
-
-
-def _table(rows: Sequence[tuple[str, ...]], head: tuple[str, ...] = ()) -> str:
-    lines = ["".join(f"<th>{escape(name)}</th>" for name in head)] if head else []
-    lines += [
-        "".join(
-            f"<td{' class=n' if head and i else ''}>{escape(cell)}</td>"
-            for i, cell in enumerate(row)
-        )
-        for row in rows
-    ]
-    return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
