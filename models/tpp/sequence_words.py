@@ -22,7 +22,7 @@ def reason(told: Mapping[str, float]) -> str:
     }
     seen, expected = told["sequence_seen"], told["sequence_expected"]
     if not all(map(math.isfinite, (*evidence.values(), seen, expected))):
-        return "the timing of its last events, taken together, is not as its history suggests"
+        return "the timing of its last events, taken together, is unusual for this entity"
     family = max(evidence, key=lambda name: evidence[name])
     events = f"{seen:.0f} events where {expected:.0f} were expected"
     if family == "rate":
