@@ -483,7 +483,8 @@ def test_cards_of_both_trainings_are_read() -> None:
         {"events": 30, "gap": 2.0, "mark": 1.0},
         {"events": 10, "gap": 1.0, "mark": 0.5},
     ]
-    for judged in (rows, {"held_out_entities_later": rows}, {"fresh_world": rows, "other": 3}):
+    sets: list[Any] = [rows, {"held_out_entities_later": rows}, {"fresh_world": rows, "other": 3}]
+    for judged in sets:
         assert listing._nats({"judged": judged}) == pytest.approx((30 * 3.0 + 10 * 1.5) / 40)
     for judged in (None, {}, [], {"fresh_world": []}, [{"events": 0, "gap": 1.0, "mark": 1.0}]):
         assert listing._nats({"judged": judged}) is None
