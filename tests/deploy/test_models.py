@@ -483,15 +483,10 @@ def test_cards_of_both_trainings_are_read() -> None:
         {"events": 30, "gap": 2.0, "mark": 1.0},
         {"events": 10, "gap": 1.0, "mark": 0.5},
     ]
-    known: list[object] = [
-        rows, {"held_out_entities_later": rows}, {"fresh_world": rows, "other": 3}
-    ]  # fmt: skip
-    for judged in known:
+    sets: list[Any] = [rows, {"held_out_entities_later": rows}, {"fresh_world": rows, "other": 3}]
+    for judged in sets:
         assert listing._nats({"judged": judged}) == pytest.approx((30 * 3.0 + 10 * 1.5) / 40)
-    nothing: list[object] = [
-        None, {}, [], {"fresh_world": []}, [{"events": 0, "gap": 1.0, "mark": 1.0}]
-    ]  # fmt: skip
-    for judged in nothing:
+    for judged in (None, {}, [], {"fresh_world": []}, [{"events": 0, "gap": 1.0, "mark": 1.0}]):
         assert listing._nats({"judged": judged}) is None
     data = {"source": "/data/payments.jsonl", "first": "2026-01-05T00:00:01Z"}
     assert listing._trained_on({"data": data | {"last": "2026-01-25T23:59:48Z"}}) == (
