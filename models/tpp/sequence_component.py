@@ -32,7 +32,7 @@ TELLS = (
     *(f"sequence_{name}" for name in FAMILIES),
 )
 FIRST_FAMILY = len(TELLS) - len(FAMILIES)
-# A window of 100 changes little with one event, and judging costs twenty times what counting does:
+# A window of 100 changes little with one event, and judging costs far more than counting:
 # the walk judges at each EVERY-th event, and at each while the last answer was beyond CLOSE nats.
 EVERY = 4
 CLOSE = 5.0
