@@ -166,7 +166,7 @@ def intensity(
     overrides: Overrides = None,
     root: Root = DEFAULT_ROOT,
 ) -> None:
-    """Rows a second and CPU of the decoder on Triton, beside a GRU over a window (1 min)."""
+    """Decoder on Triton beside a GRU over a window (1 min)."""
     from deploy.bench.intensity import run_intensity
     from deploy.bench.report import text
     from flink_jobs.model_files import model_folder

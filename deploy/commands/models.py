@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from flink_jobs.settings import Settings
 
 app = typer.Typer(
-    help="Publish, try, compare, promote and roll back versions of the intensity model.",
+    help="Publish, try, promote and roll back models.",
     no_args_is_help=True,
 )
 

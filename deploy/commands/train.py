@@ -133,7 +133,7 @@ def train(
     overrides: Overrides = None,
     root: Root = DEFAULT_ROOT,
 ) -> None:
-    """Train the intensity model and calibrate the detectors with it, with a card and a report.
+    """Train the intensity model, calibrate with it, report.
 
     Training runs in an environment of its own with torch, which `make .venv-train/.ready` installs.
     """
