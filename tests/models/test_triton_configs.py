@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from google.protobuf import text_format
+from google.protobuf import text_format  # type: ignore[import-untyped]  # ships no types
 from tritonclient.grpc import model_config_pb2, service_pb2
 
 from flink_jobs.triton_wire import check_config

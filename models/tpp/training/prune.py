@@ -47,4 +47,5 @@ def prune(decoder: Decoder, width: int, hidden: int) -> Decoder:
         for name in ("input.bias", "down.bias", "norm.weight", "norm.bias"):
             state[name] = state[name][channels]
         narrow.load_state_dict({name: value.clone() for name, value in state.items()})
-    return narrow.eval()
+    narrow.eval()
+    return narrow

@@ -24,7 +24,7 @@ CONTEXT = 128
 _LONGEST = float(spec.TIME_CONSTANTS.max())
 _FEWEST = 1e-37  # a decay that underflowed: the gap is then some 85 of the longest constants
 
-_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(5)
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(5)  # type: ignore[no-untyped-call]
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 
 
