@@ -14,6 +14,7 @@ import pytest
 
 from deploy.cli import main
 from deploy.commands import train as command
+from deploy.fit.source import read_stream
 from deploy.training import compress, run
 from deploy.training import folder as folders
 from deploy.training.calibrate import calibrate
@@ -28,7 +29,7 @@ from flink_jobs.settings import Settings, load
 from models.prior import KindPrior, load_prior, save_prior
 from models.tpp import plan as plans
 from state.events import EventBatch
-from tests.deploy.test_fit import Broker, nothing, read_stream, write_lines
+from tests.deploy.test_fit import Broker, nothing, write_lines
 
 REPOSITORY = Path(__file__).parents[2] / "triton_repo"
 SHIPPED = REPOSITORY / "intensity" / "1"
@@ -93,13 +94,16 @@ def test_sequences_hold_every_event_of_every_entity_in_order(tmp_path: Path) -> 
     user, merchant, device = sequences_of(events, settings_of())
     assert (user.kind, merchant.kind, device.kind) == ("user", "merchant", "device")
     assert len(merchant.starts) - 1 == len({row["merchant_id"] for row in rows})
-    assert sorted(user.time_ms) == sorted(row["event_time"] for row in rows)
+    times = [int(str(row["event_time"])) for row in rows]
+    assert sorted(user.time_ms) == sorted(times)
     for one in (user, merchant, device):
         inside = np.ones(len(one.time_ms) - 1, np.bool_)
         inside[one.starts[1:-1] - 1] = False
         assert (np.diff(one.time_ms)[inside] >= 0).all()
     by_shop = {
-        tuple(sorted(row["event_time"] for row in rows if row["merchant_id"] == f"m-{m}"))
+        tuple(
+            sorted(t for t, row in zip(times, rows, strict=True) if row["merchant_id"] == f"m-{m}")
+        )
         for m in range(6)
     }
     found = {
