@@ -94,13 +94,16 @@ def test_sequences_hold_every_event_of_every_entity_in_order(tmp_path: Path) -> 
     user, merchant, device = sequences_of(events, settings_of())
     assert (user.kind, merchant.kind, device.kind) == ("user", "merchant", "device")
     assert len(merchant.starts) - 1 == len({row["merchant_id"] for row in rows})
-    assert sorted(user.time_ms) == sorted(int(str(row["event_time"])) for row in rows)
+    times = [int(str(row["event_time"])) for row in rows]
+    assert sorted(user.time_ms) == sorted(times)
     for one in (user, merchant, device):
         inside = np.ones(len(one.time_ms) - 1, np.bool_)
         inside[one.starts[1:-1] - 1] = False
         assert (np.diff(one.time_ms)[inside] >= 0).all()
     by_shop = {
-        tuple(sorted(int(str(row["event_time"])) for row in rows if row["merchant_id"] == f"m-{m}"))
+        tuple(
+            sorted(t for t, row in zip(times, rows, strict=True) if row["merchant_id"] == f"m-{m}")
+        )
         for m in range(6)
     }
     found = {

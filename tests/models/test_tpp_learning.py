@@ -267,14 +267,14 @@ def test_a_training_in_a_folder_learns_judges_and_is_the_seeds(tmp_path: Path) -
     told: list[str] = []
     plan_folder(tmp_path / "a", config={"seed": 2, "steps": 60, "check_steps": 20,
                                         "batch_events": 1_024, "longest": [64, 128]})  # fmt: skip
-    found: dict[str, Any] = dict(learn.learn(tmp_path / "a", told.append))
-    (judged,) = found["judged"]
+    found = learn.learn(tmp_path / "a", told.append)
+    judged: dict[str, Any] = found["judged"][0]  # type: ignore[index]
     true = 0.5 * np.log(2 * np.pi * np.e * 0.49)
     assert judged["gap"] == pytest.approx(true, abs=0.1)
     assert judged["gap"] < judged["gap_poisson"]
     assert sum(judged["pit"]) == judged["events"] == 900
     assert judged["reliability"][0] == pytest.approx(900 * np.exp(-0.5), abs=60)
-    assert [look["step"] for look in found["looks"]] == [20, 40, 60]
+    assert [look["step"] for look in found["looks"]] == [20, 40, 60]  # type: ignore[attr-defined]
     assert "step    60/60" in told[-1]
     assert json.loads((tmp_path / "a" / plans.LEARNT).read_text())["steps"] == 60
     with np.load(tmp_path / "a" / plans.MODEL / "check.npz") as check:
@@ -386,6 +386,7 @@ def test_what_the_teacher_says_is_integrated_right() -> None:
         assert found == pytest.approx(expected, abs=0.02)
     # Nobody is followed better than by the teacher itself.
     own = teacher.gap_cross_entropy(of, of)
+    by[:, spec.MEAN] += 0.5
     assert bool((teacher.gap_cross_entropy(of, by) > own).all())
 
 
@@ -429,4 +430,4 @@ def test_short_segments_count_each_event_once() -> None:
     assert counts[0] == counts[1]
     fix_marks(decoder, np.log(np.full(8, 0.125)))
     _, mark = event_losses(predict(encoder, decoder, build(pieces[:1])), build(pieces[:1]))
-    assert float(mark.max()) == pytest.approx(np.log(8.0), abs=1e-5)
+    assert float(mark.detach().max()) == pytest.approx(np.log(8.0), abs=1e-5)
