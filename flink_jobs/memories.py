@@ -84,7 +84,7 @@ def remember(
     asked, warm = np.empty((len(events), INPUT), np.float32), np.empty(len(events), np.bool_)
     encoder = memory.encoder
     _remember(
-        table.parts[at], events.row, events.fresh, begins, events.mark, elapsed, x,
+        table.parts[at].view(np.recarray), events.row, events.fresh, begins, events.mark, elapsed, x,
         encoder.w1, encoder.b1, encoder.w2, encoder.b2, asked, warm,
     )  # fmt: skip
     return asked, warm

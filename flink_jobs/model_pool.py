@@ -206,7 +206,7 @@ class ModelPool:
                 self._refuse(version, why, events)
             return charge
         share = 1.0 if wanted.memory is None else warm.get(wanted.memory.digest, 0.0)
-        if not share >= WARM_SHARE:
+        if not share >= WARM_SHARE and not self._rollout.cold:
             why = f"its memories are warm for {share:.0%} of the latest events"
             self._tell("waiting", wanted, charge, f"{why}, {WARM_SHARE:.0%} are needed", events)
             return charge

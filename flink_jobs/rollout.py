@@ -55,6 +55,7 @@ class Rollout:
         previous: was in charge before, and is gone back to; None where there is none.
         generation: grows with every change.
         history: the latest changes, oldest first.
+        cold: the one in charge need not wait until its memories are warm.
     """
 
     in_charge: int
@@ -63,6 +64,7 @@ class Rollout:
     previous: int | None = None
     generation: int = 0
     history: tuple[Change, ...] = ()
+    cold: bool = False
 
     @property
     def in_use(self) -> frozenset[int]:
@@ -70,10 +72,10 @@ class Rollout:
         named = (self.in_charge, self.base, self.shadow, self.previous)
         return frozenset(version for version in named if version is not None)
 
-    def changed(self, change: Change, **versions: int | None) -> Rollout:
+    def changed(self, change: Change, **fields: int | bool | None) -> Rollout:
         """Return the rollout after `change`."""
         history = (*self.history, change)[-KEPT_CHANGES:]
-        known: dict[str, Any] = dict(versions)
+        known: dict[str, Any] = dict(fields)
         return replace(self, generation=change.generation, history=history, **known)
 
 
@@ -111,7 +113,8 @@ def _parsed(raw: Mapping[str, Any]) -> Rollout:
         raise ValueError(f"expected form {FORM}, found {raw['form']}")
     history = tuple(Change(**change) for change in raw["history"])
     fields = ("in_charge", "base", "shadow", "previous", "generation")
-    return Rollout(**{name: raw[name] for name in fields}, history=history)
+    cold = bool(raw.get("cold", False))
+    return Rollout(**{name: raw[name] for name in fields}, history=history, cold=cold)
 
 
 def _write(root: Path, rollout: Rollout) -> None:
@@ -198,8 +201,10 @@ def put_in_shadow(root: Path, version: int | None) -> Rollout:
     return _change(root, make)
 
 
-def promote(root: Path, version: int, reason: str = "") -> Rollout:
+def promote(root: Path, version: int, reason: str = "", cold: bool = False) -> Rollout:
     """Put `version` in charge; the one before is kept to go back to.
+
+    With another encoder it takes charge once its memories are warm; at once if `cold`.
 
     Raises:
         EddyError: there is no such version.
@@ -214,6 +219,7 @@ def promote(root: Path, version: int, reason: str = "") -> Rollout:
             in_charge=version,
             previous=now.in_charge,
             shadow=None if now.shadow == version else now.shadow,
+            cold=cold,
         )
 
     return _change(root, make)
@@ -246,6 +252,7 @@ def roll_back(root: Path, by: str, reason: str, failed: int | None = None) -> Ro
             Change(generation, _now(), "rollback", now.previous, by, reason),
             in_charge=now.previous,
             previous=None,
+            cold=False,
             shadow=None if now.shadow == now.previous else now.shadow,
         )
 

@@ -370,7 +370,7 @@ def promote(
             )
         elif compared.verdict == "worse":
             notes.append(f"in shadow it was worse than version {now.in_charge}")
-        return Done(rollouts.promote(root, version, reason), version, notes)
+        return Done(rollouts.promote(root, version, reason, force), version, notes)
 
 
 def roll_back(settings: Settings, reason: str, server: ModelServer) -> Done:

@@ -222,6 +222,17 @@ def test_another_encoder_waits_until_its_memories_are_warm(world: World) -> None
     assert again.serving.in_charge.memory == shadow.memory
 
 
+def test_a_promotion_may_be_cold(world: World) -> None:
+    pool = two_versions(world, encoder_seed=2)
+    promote(world.root, 2, cold=True)
+    (event,) = pool.refresh({})
+    assert (event.type, event.version) == ("in_charge", 2)
+    put_in_shadow(world.root, None)
+    assert read_rollout(world.root).cold
+    promote(world.root, 1)
+    assert not read_rollout(world.root).cold
+
+
 def test_a_calibration_upon_other_moments_is_refused(world: World) -> None:
     pool = two_versions(world, gap_mean=5.0)
     put_in_shadow(world.root, 2)

@@ -107,7 +107,7 @@ def test_the_run_has_what_a_restore_must_cope_with(undisturbed: Undisturbed) -> 
     assert any(b'"degraded":true' in o.value for o in alerts) or not COMPILED
     assert any(b'"degraded":false' in o.value for o in alerts)
     assert by_kind(outputs)["late"] or not COMPILED
-    assert max(undisturbed.in_flight) >= 3
+    assert max(undisturbed.in_flight) >= (3 if COMPILED else 2)
     assert undisturbed.scorer.counters["page_bytes"] > 0
     # Pages were written and the log behind them removed, so a restore needs both.
     assert any(key < 0 for key in undisturbed.store)
