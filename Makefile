@@ -90,8 +90,10 @@ locks: .venv-tools/.ready ## write deploy/locks/*.lock anew from the *.in beside
 	done
 
 ##@ Install and remove
-.PHONY: setup clean distclean
+.PHONY: setup setup-train clean distclean
 setup: .venv/.eddy .venv-triton/.ready .venv/.jars ## install what the stream needs (2 minutes)
+
+setup-train: .venv-train/.ready ## install torch, for training only (3 GB)
 
 .venv/.ready: deploy/locks/dev.lock deploy/locks/build.lock
 	deploy/install .venv dev

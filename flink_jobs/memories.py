@@ -82,9 +82,9 @@ def remember(
     at = [part.name for part in table.layout].index(memory.part.name)
     begins = mark_begun(events.row, events.fresh, table.begun[at])
     asked, warm = np.empty((len(events), INPUT), np.float32), np.empty(len(events), np.bool_)
-    encoder = memory.encoder
+    encoder, records = memory.encoder, table.parts[at].view(np.recarray)
     _remember(
-        table.parts[at].view(np.recarray), events.row, events.fresh, begins, events.mark, elapsed, x,
+        records, events.row, events.fresh, begins, events.mark, elapsed, x,
         encoder.w1, encoder.b1, encoder.w2, encoder.b2, asked, warm,
     )  # fmt: skip
     return asked, warm

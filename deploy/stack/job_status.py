@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from deploy.stack.record import StackState
 # As `flink_jobs.operators` registers them; all begin at zero when a worker starts.
 METRICS = ("parsed", "decided", "alerts", "dead_letters", "late", "degraded")
 REASON_CHARACTERS = 300
+FETCH_S = 0.6  # Flink needs to fetch metrics from its workers
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,9 @@ def _status(state: StackState, job: jobs.JobInfo) -> JobStatus:
 
 def _counts(state: StackState, job: jobs.JobInfo) -> dict[str, int]:
     wanted = [f"eddy.{name}" for name in METRICS]
+    # Flink answers with what it fetched before this question, which may be hours ago, and fetches.
+    jobs.job_metrics(state, job.job_id, wanted)
+    time.sleep(FETCH_S)
     counts: dict[str, int] = {}
     for vertex in jobs.job_metrics(state, job.job_id, wanted).values():
         for name, value in vertex.items():
