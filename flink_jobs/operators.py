@@ -185,13 +185,17 @@ class ScoreOperator(KeyedProcessFunction):
     def _follow_models(self, pool: ModelPool, shard: int, now_ms: int) -> Iterator[Output]:
         """Let the versions answer that the rollout wants, watch them, and tell of it."""
         trials = [s.trial for s in self._shards.values() if s.trial is not None]
-        pool.guard(trials)
         warm: dict[str, float] = {}
         for trial in trials:
             if trial.shadow.memory is not None and trial.warm == trial.warm:
                 digest = trial.shadow.memory.digest
                 warm[digest] = min(warm.get(digest, 1.0), trial.warm)
-        events = pool.refresh(warm)
+        try:
+            pool.guard(trials)
+            events = pool.refresh(warm)
+        except Exception:  # whatever a folder or a file system does, the job goes on as it was
+            logging.getLogger(__name__).exception("the rollout is not followed")
+            events = []
         if pool.serving is not self._serving:
             self._serving, self._report_at = pool.serving, now_ms + REPORT_MS
         if self._settings.sink.models_topic is None:

@@ -245,6 +245,23 @@ def test_a_calibration_upon_other_moments_is_refused(world: World) -> None:
     assert read_rollout(world.root).in_charge == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("encoder.npz", b"PK\x03\x04 cut off"), ("card.json", b"[]"), ("prior.json", b"{}")],
+)
+def test_a_broken_folder_is_refused_and_the_job_goes_on(
+    world: World, name: str, content: bytes
+) -> None:
+    pool = two_versions(world)
+    (world.root / "2" / name).write_bytes(content)
+    promote(world.root, 2)
+    (event,) = pool.refresh({})
+    assert event.type == "refused"
+    assert event.reason.startswith("model folder 2: ")
+    assert pool.serving.in_charge.version == 1
+    assert read_rollout(world.root).in_charge == 1
+
+
 def test_a_pinned_version_follows_nothing(tmp_path: Path) -> None:
     world = World(tmp_path, "triton.model_version=1")
     pool = two_versions(world)
