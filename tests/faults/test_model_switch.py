@@ -19,7 +19,9 @@ from flink_jobs.rollout import note_published, promote, put_in_shadow, read_roll
 from tests.flink import running_job
 from tests.flink.running_job import RunningJob
 
-pytestmark = [pytest.mark.stack, pytest.mark.faults, pytest.mark.timeout(600)]
+# The short versions in `make test` are tests/flink_jobs/test_model_pool.py and
+# tests/deploy/test_models_triton.py.
+pytestmark = [pytest.mark.stack, pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(600)]
 
 RATE_PER_S = 400.0
 PAYMENTS = 120_000  # at most; it ends when all was seen
