@@ -163,7 +163,15 @@ def load_version(settings: Settings, version: int, models: Sequence[KindModel]) 
         encoder, prior = load_encoder(folder), load_prior(folder / "prior.json")
         card = folder / "card.json"
         weights = json.loads(card.read_text("utf-8"))["model_version"] if card.exists() else ""
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, BadZipFile) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        BadZipFile,
+    ) as error:
         raise EddyError(f"model folder {folder.name}: {error}") from error
     for model in models:
         other = same_moments(model.advance, prior.of(model.kind))

@@ -37,6 +37,7 @@ from flink_jobs.trial import Trial
 WARM_SHARE = 0.95  # of the latest events, whose memories must be warm before a model takes charge
 ANSWER_S = 15.0  # within which a version that is put in charge must answer a canary
 REST_S = 30.0  # a version that is no longer in use may still have requests under way
+NO_FILE = (0, 0, 0)
 _LOG = logging.getLogger(__name__)
 
 
@@ -93,6 +94,8 @@ class _Mark:
             b - a for a, b in zip(self.latency_counts, client.counters.latency_counts, strict=True)
         ]
         total, seen = sum(new), 0
+        if not total:
+            return 0.0
         for count, bound in zip(new, (*LATENCY_BOUNDS_MS, 2 * LATENCY_BOUNDS_MS[-1]), strict=True):
             seen += count
             if seen >= 0.99 * total:
@@ -127,9 +130,9 @@ class ModelPool:
         self._root = model_root(settings)
         self._clock = clock
         self._connect = connect_later
+        self._stamp = self._stat()
         self._rollout = current_rollout(settings)
         self._base = encoder_digest(models[0].advance.encoder)
-        self._stamp = self._stat()
         self._broken: dict[int, str] = {}
         self._read: dict[int, ServedModel] = {}
         self._clients: dict[int, PooledClient] = {}
@@ -167,7 +170,9 @@ class ModelPool:
         """
         events: list[ModelEvent] = []
         stamp = self._stat()
-        if stamp != self._stamp and not self._settings.triton.model_version:
+        # A file that is gone says nothing: the newest version would be taken for the base.
+        gone = stamp == NO_FILE
+        if stamp != self._stamp and not gone and not self._settings.triton.model_version:
             self._stamp = stamp
             try:
                 self._rollout = current_rollout(self._settings)
@@ -332,7 +337,7 @@ class ModelPool:
         try:
             found = (self._root / FILE).stat()
         except OSError:
-            return 0, 0, 0
+            return NO_FILE
         return found.st_mtime_ns, found.st_ino, found.st_size
 
     # -- the guard ---------------------------------------------------------------------------
@@ -364,16 +369,20 @@ class ModelPool:
             self._check = None
             return ""
         if self._check is None:
-            self._check = self._checks.submit(self._clients[previous].health)
+            self._check = self._checks.submit(self._alone, previous, version)
         if not self._check.done():
             return ""
         answers, self._check = self._check.result(), None
         return no_answer(self.health(version)) if answers else ""
 
+    def _alone(self, previous: int, version: int) -> bool:
+        """Return True if the previous version answers and the one in charge does not."""
+        return self._clients[previous].health() and not self._clients[version].health()
+
     def _go_back(self, version: int, why: str) -> None:
         try:
             self._rollout = roll_back(self._root, "guard", why, version)
-            self._stamp = self._stat()
+            self._stamp = (-1, 0, 0)  # somebody may have written since: it is read again
         except (OSError, EddyError) as error:
             # A repository that cannot be written is no reason to stay with what fails.
             _LOG.error("the rollback is not noted: %s", error)

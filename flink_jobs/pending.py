@@ -40,6 +40,12 @@ class Asked:
         """Return what `model` is asked; None where its memories had not begun."""
         return self.x.get(model.memory.digest if model.memory else "")
 
+    def warm_for(self, *models: ServedModel) -> NDArray[np.bool_] | None:
+        """Return bool[rows], where the memories of all `models` are warm; None for everywhere."""
+        digests = {model.memory.digest for model in models if model.memory is not None}
+        known = [self.warm[digest] for digest in sorted(digests) if digest in self.warm]
+        return np.logical_and.reduce(known) if known else None
+
 
 @dataclass(slots=True)
 class Pending:

@@ -103,8 +103,7 @@ def read_rollout(root: Path) -> Rollout:
         return Rollout(found[-1], found[-1])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise EddyError(
-            f"{root.name}/{FILE} cannot be read: {error}; restore it from {FILE}.before, or "
-            "delete it: then the newest version is in charge"
+            f"{root.name}/{FILE} cannot be read: {error}; restore it from {FILE}.before"
         ) from error
 
 

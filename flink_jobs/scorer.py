@@ -349,8 +349,7 @@ class ShardScorer:
             yield alert
         silences = yield from self._sweep(batches)
         if trial is not None:
-            digest = trial.shadow.memory.digest if trial.shadow.memory else ""
-            warm = pending.asked.warm.get(digest)
+            warm = pending.asked.warm_for(pending.model, trial.shadow)
             trial.follow(judged, silences, pending.batch.watermark_ms, pending.trial_ticket, warm)
 
     def _surprises(self, k: int, told: Told) -> NDArray[np.float32] | None:

@@ -229,7 +229,9 @@ class Trial:
                 self._tables[k], one.told, given, self._judges[k], one.surprises,
                 self.shadow.slot, measure=True,
             )  # fmt: skip
-            self.tallies[k].add(one.record, record, warm[mine])
+            # Rows may still hold what an earlier version predicted.
+            own = (one.record["slot"] == self.in_charge.slot) & (record["slot"] == self.shadow.slot)
+            self.tallies[k].add(one.record, record, warm[mine] & own)
             self._alerts(k, one.told, one.record, IN_CHARGE)
             self._alerts(k, one.told, record, SHADOW)
         for k, row in batch.silences:

@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.stack, pytest.mark.faults, pytest.mark.slow, pytest.ma
 RATE_PER_S = 400.0
 PAYMENTS = 120_000  # at most; it ends when all was seen
 OUTLIER_EVERY = 40
-GOOD_CALLS = 10  # that a broken version answers well, so that it takes charge
+GOOD_CALLS = 80  # that a broken version answers well, so that it takes charge
 
 BROKEN = """
 
