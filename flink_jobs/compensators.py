@@ -15,7 +15,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from flink_jobs.components import KindComponents, mark_begun
-from flink_jobs.decide import CAP, MIXTURE_UNIT, PREDICTION, gap_log_survival
+from flink_jobs.decide import CAP, PREDICTION, gap_log_survival, unpack
 from models.baselines.component import NO_PARTNER
 from state.table import MIXTURE, Table
 
@@ -85,13 +85,6 @@ def _events_before(row: NDArray[np.int32]) -> NDArray[np.int64]:
     return before
 
 
-@njit(cache=True)
-def _unpack(record, params):  # type: ignore[no-untyped-def]
-    mixture = record.mixture
-    for k in range(MIXTURE):
-        params[k] = mixture[k] * (1.0 / MIXTURE_UNIT)
-
-
 @njit(cache=True, nogil=True)
 def _compensators(rows, advanced, predictions, answered, before, out, aided):  # type: ignore[no-untyped-def]
     params = np.empty(MIXTURE)
@@ -104,12 +97,12 @@ def _compensators(rows, advanced, predictions, answered, before, out, aided):  #
             predicted = entity.predicted != 0
             scale = entity.scale
             if predicted:
-                _unpack(entity, params)
+                unpack(entity, params)
         else:
             predicted = answered
             scale = advanced[before[i]].gap_mean
             if predicted:
-                _unpack(predictions[before[i]], params)
+                unpack(predictions[before[i]], params)
         aided[i] = predicted
         # Rounded weights may add up to a little more than 1.
         out[i] = min(max(-gap_log_survival(predicted, params, scale, told), 0.0), CAP)

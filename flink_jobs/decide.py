@@ -318,7 +318,8 @@ def sweep(table: Rows, watermark_ms: int, model: DecideModel) -> list[tuple[int,
 
 
 @njit(cache=True)
-def _unpack(entity, params):  # type: ignore[no-untyped-def]
+def unpack(entity, params):  # type: ignore[no-untyped-def]
+    """Fill params float64[12] with the mixture of a row or a PREDICTION."""
     mixture = entity.mixture
     for k in range(params.shape[0]):
         params[k] = mixture[k] * (1.0 / MIXTURE_UNIT)
@@ -336,7 +337,7 @@ def _crossing(entity, last_ms, params, modes, cumulative):  # type: ignore[no-un
 @njit(cache=True)
 def _due(rows, modes, cumulative):  # type: ignore[no-untyped-def]
     params = np.empty(12)
-    _unpack(rows[0], params)
+    unpack(rows[0], params)
     return _crossing(rows[0], rows[0].decided_ms, params, modes, cumulative)
 
 
@@ -429,7 +430,7 @@ def _decide(  # type: ignore[no-untyped-def]
         if told.fresh:
             _begin(entity, told.time_ms)
             deadline_ms[r] = NEVER_MS
-        _unpack(entity, params)
+        unpack(entity, params)
         surprise = out.surprise
         surprise[0] = told.amount
         surprise[1] = told.amount_up
@@ -461,5 +462,5 @@ def _decide(  # type: ignore[no-untyped-def]
             entity.mixture[:] = predictions[i].mixture
             entity.mark_surprise[:] = predictions[i].mark_surprise
         if p.awaits and told.events >= p.await_min_events:
-            _unpack(entity, params)
+            unpack(entity, params)
             deadline_ms[r] = _bound(entity, params, modes, cumulative)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import orjson
 
-from flink_jobs.alerts import Output
+from flink_jobs.alerts import Output, rfc3339
 
 MODEL = "model"
 
@@ -40,7 +40,6 @@ class ModelEvent:
         report: Mapping[str, object] | None = None,
     ) -> Output:
         """Write the message; contract/model.schema.json describes it."""
-        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         other = (
             None
             if self.other is None
@@ -48,7 +47,7 @@ class ModelEvent:
         )
         body = {
             "type": self.type,
-            "at": now,
+            "at": rfc3339(time.time_ns() // 1_000_000),
             "source": source,
             "shard": shard,
             "model": model,

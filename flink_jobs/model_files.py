@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -186,13 +187,15 @@ def load_version(settings: Settings, version: int, models: Sequence[KindModel]) 
 
 def same_moments(model: AdvanceModel, prior: KindPrior) -> str:
     """Name the first of the prior's numbers in which it differs from the model's; "" for none."""
-    other = AdvanceModel.of(prior, model.encoder, None)
-    mine, found = model.parameters._asdict(), other.parameters._asdict()
-    for name in PRIOR_NUMBERS:
-        if mine[name] != found[name]:
-            return name
-    same = np.array_equal(model.cumulative, other.cumulative)
-    return "" if same else "weekly profile"
+    other = moments(AdvanceModel.of(prior, model.encoder, None))
+    return next((name for name, own in moments(model).items() if own != other[name]), "")
+
+
+def moments(model: AdvanceModel) -> dict[str, Any]:
+    """Return what a job's state rests on, by name: the prior's numbers and the weekly profile."""
+    numbers = model.parameters._asdict()
+    profile = {"weekly profile": tuple(model.cumulative.tolist())}
+    return {name: numbers[name] for name in PRIOR_NUMBERS} | profile
 
 
 def load_models(settings: Settings) -> list[KindModel]:

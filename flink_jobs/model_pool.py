@@ -29,12 +29,11 @@ from flink_jobs.kind_model import KindModel
 from flink_jobs.memories import Memory, encoder_digest
 from flink_jobs.model_events import ModelEvent
 from flink_jobs.model_files import current_rollout, load_version, model_root
-from flink_jobs.rollout import FILE, Rollout, roll_back
+from flink_jobs.rollout import FILE, WARM_SHARE, Rollout, roll_back
 from flink_jobs.serving import ServedModel, Serving
 from flink_jobs.settings import Settings, TritonSettings
 from flink_jobs.trial import Trial
 
-WARM_SHARE = 0.95  # of the latest events, whose memories must be warm before a model takes charge
 ANSWER_S = 15.0  # within which a version that is put in charge must answer a canary
 REST_S = 30.0  # a version that is no longer in use may still have requests under way
 NO_FILE = (0, 0, 0)

@@ -20,6 +20,7 @@ from flink_jobs.errors import EddyError
 FILE = "rollout.json"
 FORM = 1
 KEPT_CHANGES = 100
+WARM_SHARE = 0.95  # of the latest events, whose memories must be warm before a model takes charge
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,15 +126,15 @@ def _write(root: Path, rollout: Rollout) -> None:
 
 
 @contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """Keep commands and guards from overwriting each other's changes."""
-    with (root / f"{FILE}.lock").open("w") as lock:
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file `path`: commands and guards must not overwrite each other's changes."""
+    with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def _change(root: Path, make: Callable[[Rollout, int], Rollout]) -> Rollout:
-    with _alone(root):
+    with locked(root / f"{FILE}.lock"):
         before = read_rollout(root)
         after = make(before, before.generation + 1)
         if after is not before:
@@ -145,7 +146,12 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _known(root: Path, version: int) -> None:
+def check_known(root: Path, version: int) -> None:
+    """Refuse a version that has no folder.
+
+    Raises:
+        EddyError: there is none; names those that are there.
+    """
     found = versions_in(root)
     if version not in found:
         raise EddyError(
@@ -158,7 +164,7 @@ def begin_rollout(root: Path) -> Rollout:
 
     Without the file the newest is in charge: a folder that comes would take over at once, unproved.
     """
-    with _alone(root):
+    with locked(root / f"{FILE}.lock"):
         rollout = read_rollout(root)
         if not (root / FILE).exists():
             _write(root, rollout)
@@ -188,7 +194,7 @@ def put_in_shadow(root: Path, version: int | None) -> Rollout:
         EddyError: there is no such version, or it is in charge.
     """
     if version is not None:
-        _known(root, version)
+        check_known(root, version)
 
     def make(now: Rollout, generation: int) -> Rollout:
         if version == now.in_charge:
@@ -208,7 +214,7 @@ def promote(root: Path, version: int, reason: str = "", cold: bool = False) -> R
     Raises:
         EddyError: there is no such version.
     """
-    _known(root, version)
+    check_known(root, version)
 
     def make(now: Rollout, generation: int) -> Rollout:
         if version == now.in_charge:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.fit.source import is_file, read_stream
+from deploy.fit.source import edition, read_stream
 from deploy.fit.work import Work
 from flink_jobs.alerts import rfc3339
 from flink_jobs.calibrate import FittedTail, Surprises, observe
@@ -147,16 +147,11 @@ def run_fit(settings: Settings, options: FitOptions, progress: Progress) -> FitR
     options.out.parent.mkdir(parents=True, exist_ok=True)
     work = Work(work_folder(options.out), _job(settings, options), options.resume)
     try:
-        read = work.load_events()
-        if read is None:
-            try:
-                read = read_stream(
-                    options.source, settings, options.limit, lambda n: progress("read", n, None)
-                )
-            except EddyError:
-                work.remove()
-                raise
-            work.save_events(read)
+        read = work.events(
+            lambda: read_stream(
+                options.source, settings, options.limit, lambda n: progress("read", n, None)
+            )
+        )
         names = [kind for kind, _ in settings.event.entities]
         streams = [kind_stream(read.events, k, settings) for k in range(len(names))]
         levels = _fit_levels(names, streams, options, work, progress)
@@ -200,12 +195,7 @@ def _job(settings: Settings, options: FitOptions) -> dict[str, object]:
         "seed": options.seed,
         "limit": options.limit,
     }
-    if is_file(options.source) and Path(options.source).is_file():
-        stat = Path(options.source).stat()
-        job["size"], job["changed"] = stat.st_size, stat.st_mtime_ns
-    else:
-        job["servers"] = settings.source.bootstrap_servers
-    return job
+    return job | edition(options.source, settings)
 
 
 def _origin(settings: Settings, options: FitOptions, events: EventBatch) -> dict[str, str]:

@@ -54,6 +54,14 @@ class ReadEvents:
     first_bad: str = ""
 
 
+def edition(source: str, settings: Settings) -> dict[str, object]:
+    """Name what tells one state of a source from another: a file's size and time, or brokers."""
+    if is_file(source) and Path(source).is_file():
+        stat = Path(source).stat()
+        return {"size": stat.st_size, "changed": stat.st_mtime_ns}
+    return {"servers": settings.source.bootstrap_servers}
+
+
 def is_file(source: str) -> bool:
     """Tell a file from a topic: it exists, or has a folder or a known ending in its name."""
     known = (*TABLE_SUFFIXES, *LINE_SUFFIXES)

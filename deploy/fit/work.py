@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
@@ -78,6 +78,22 @@ class Work:
             "first_bad": read.first_bad,
         }
         _write(self.folder / "read.json", json.dumps(told).encode())  # last: it says that all is
+
+    def events(self, read: Callable[[], ReadEvents]) -> ReadEvents:
+        """Return the events that were read already, else those of `read`, which are kept.
+
+        Raises:
+            EddyError: of `read`; nothing is then kept.
+        """
+        found = self.load_events()
+        if found is None:
+            try:
+                found = read()
+            except EddyError:
+                self.remove()
+                raise
+            self.save_events(found)
+        return found
 
     def save_fit(self, key: Key, fit: LevelFit) -> None:
         """Keep the fit of one entity, at once."""

@@ -267,15 +267,10 @@ def check_moments(
 
 
 def _moments(prior: Prior, kinds: list[str], encoder: Encoder) -> dict[str, dict[str, Any]]:
-    from flink_jobs.advance import PRIOR_NUMBERS, AdvanceModel
+    from flink_jobs.advance import AdvanceModel
+    from flink_jobs.model_files import moments
 
-    found: dict[str, dict[str, Any]] = {}
-    for kind in kinds:
-        model = AdvanceModel.of(prior.of(kind), encoder, None)
-        numbers = model.parameters._asdict()
-        found[kind] = {name: numbers[name] for name in PRIOR_NUMBERS}
-        found[kind]["weekly profile"] = tuple(model.cumulative.tolist())
-    return found
+    return {kind: moments(AdvanceModel.of(prior.of(kind), encoder, None)) for kind in kinds}
 
 
 def _numbers(expected: object, found: object) -> str:

@@ -6,12 +6,9 @@ holds one lock, so that two commands cannot publish under one number or retire w
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,11 +32,10 @@ from deploy.models.server import (
 )
 from flink_jobs import rollout as rollouts
 from flink_jobs.errors import EddyError
-from flink_jobs.rollout import Rollout
+from flink_jobs.rollout import WARM_SHARE, Rollout
 from flink_jobs.settings import Settings
 
 LOCK = ".life.lock"
-WARM = 0.95
 # Runtimes of server and trainer may differ (TF32 on a GPU): the server's own check has the same.
 SERVED_TOLERANCE = 1e-3
 TIMED_REQUESTS = 20
@@ -78,13 +74,6 @@ def model_root(settings: Settings) -> Path:
     return root
 
 
-@contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    with (root / LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def same_encoder(one: Path, other: Path) -> bool:
     """Say whether two versions' encoders have the same weights, so that they share memories."""
     with (
@@ -113,7 +102,7 @@ def publish(settings: Settings, folder: Path, server: ModelServer) -> Done:
 
     root = model_root(settings)
     version = check_folder(folder)
-    with _alone(root):
+    with rollouts.locked(root / LOCK):
         before = rollouts.read_rollout(root)
         in_charge = root / str(before.in_charge)
         try:
@@ -282,7 +271,7 @@ def shadow(settings: Settings, version: int | None, server: ModelServer) -> Done
         EddyError: there is no such version, it is in charge, or Triton does not serve it.
     """
     root = model_root(settings)
-    with _alone(root):
+    with rollouts.locked(root / LOCK):
         notes = _pinned(settings)
         now = rollouts.read_rollout(root)
         if version is not None:
@@ -303,21 +292,13 @@ def _pinned(settings: Settings) -> list[str]:
 
 
 def _check_served(server: ModelServer, root: Path, version: int) -> None:
-    _check_known(root, version)
+    rollouts.check_known(root, version)
     state = server.served().get(version)
     if state != READY:
         raise EddyError(
             f"version {version}: expected Triton to serve it, found "
             f"{state or 'that Triton does not know it'}; restart Triton (`eddy up`), or publish "
             "the version again"
-        )
-
-
-def _check_known(root: Path, version: int) -> None:
-    found = rollouts.versions_in(root)
-    if version not in found:
-        raise EddyError(
-            f"model {root.name}: expected a version of {found}, found {version}; `eddy models list`"
         )
 
 
@@ -343,7 +324,7 @@ def promote(
         EddyError: there is no such version, Triton does not serve it, or its memories are cold.
     """
     root = model_root(settings)
-    with _alone(root):
+    with rollouts.locked(root / LOCK):
         _check_served(server, root, version)
         now = rollouts.read_rollout(root)
         if version == now.in_charge:
@@ -351,11 +332,11 @@ def promote(
         notes = _pinned(settings)
         known = {now.in_charge, now.base}
         own = not any(same_encoder(root / str(version), root / str(n)) for n in known)
-        if own and (compared is None or compared.warm < WARM):
+        if own and (compared is None or compared.warm < WARM_SHARE):
             found = "it never was in shadow" if compared is None else f"found {compared.warm:.1%}"
             text = (
-                f"version {version} has another encoder: expected the memories of {WARM:.0%} of "
-                f"its events to be warm, {found}"
+                f"version {version} has another encoder: expected the memories of "
+                f"{WARM_SHARE:.0%} of its events to be warm, {found}"
             )
             if not force:
                 raise EddyError(
@@ -397,8 +378,8 @@ def retire(settings: Settings, version: int, server: ModelServer) -> Done:
         EddyError: there is no such version, or it is in use.
     """
     root = model_root(settings)
-    with _alone(root):
-        _check_known(root, version)
+    with rollouts.locked(root / LOCK):
+        rollouts.check_known(root, version)
         now = rollouts.begin_rollout(root)
         if version in now.in_use:
             raise EddyError(

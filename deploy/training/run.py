@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from deploy.fit.source import ReadEvents, is_file, read_stream
+from deploy.fit.source import ReadEvents, edition, read_stream
 from deploy.fit.work import Work
 from deploy.stack.options import REPOSITORY
 from deploy.training import card as cards
@@ -255,28 +255,17 @@ def _job(settings: Settings, options: TrainOptions) -> dict[str, object]:
         "events": repr(settings.event),
         "limit": options.limit,
     }
-    if is_file(options.source) and Path(options.source).is_file():
-        stat = Path(options.source).stat()
-        job["size"], job["changed"] = stat.st_size, stat.st_mtime_ns
-    else:
-        job["servers"] = settings.source.bootstrap_servers
-    return job
+    return job | edition(options.source, settings)
 
 
 def _events(
     settings: Settings, options: TrainOptions, work: Work, progress: Progress
 ) -> ReadEvents:
-    read = work.load_events()
-    if read is None:
-        try:
-            read = read_stream(
-                options.source, settings, options.limit, lambda n: progress("read", n, None)
-            )
-        except EddyError:
-            work.remove()
-            raise
-        work.save_events(read)
-    return read
+    return work.events(
+        lambda: read_stream(
+            options.source, settings, options.limit, lambda n: progress("read", n, None)
+        )
+    )
 
 
 def _lay_plan(
