@@ -10,11 +10,13 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from models.baselines.local_level import (
-    local_level_step,
-    noise_var_step,
-    outlier_surprise,
-    shift_step,
+from models.baselines.entity_level import (
+    CALM,
+    FREEZE,
+    LEARNING,
+    PATIENCE,
+    begin_level,
+    level_step,
 )
 from models.baselines.partners import count_bits, distinct, partner_surprise
 from models.baselines.renewal import (
@@ -30,6 +32,7 @@ from models.baselines.renewal import (
 )
 from models.prior import KindPrior
 from models.tpp.encoder import SCRATCH, Encoder, encoder_step, gap_features
+from models.tpp.spec import IS_FIRST, LOG_COUNT, LOG_COUNT_DIVISOR, MARK, MARKS, RATIO, ZGAP
 from state.table import Table
 
 # What advance tells decide of one event of one entity.
@@ -62,16 +65,6 @@ ADVANCED = np.dtype(
 )
 
 NO_PARTNER = 255
-DOF = 4.0
-VALUE_PRIOR_EVENTS = 20.0
-MAX_EVENTS = 200.0  # memory of the noise variance
-# A baseline must not learn an attack. Once a CUSUM passes FREEZE nats the baseline goes back to
-# what it was when the CUSUM last stood near zero, and learns nothing until the CUSUM has fallen
-# again; after PATIENCE events the new ways are taken for the normal ones.
-FREEZE = 8.0
-CALM = 0.5
-PATIENCE = 200
-LEARNING = 30.0  # events before which a baseline always learns
 
 
 class KindParameters(NamedTuple):
@@ -179,7 +172,7 @@ def advance(
         table: changed in the fields that belong to advance.
         events: m events of one kind.
         model: of the kind.
-        x: float32[m, 68], filled with what the intensity model is asked for each event.
+        x: float32[m, 69], filled with what the intensity model is asked for each event.
 
     Returns:
         ADVANCED[m].
@@ -203,61 +196,16 @@ def _begin(entity, memory, time_ms, p):  # type: ignore[no-untyped-def]
     entity.partners_before = 0
     entity.events = 0
     entity.partner_window = 0
-    entity.level = p.value_mean
-    entity.level_var = p.value_between_var
-    entity.noise_var = p.value_within_var
-    entity.shift_up = 0.0
-    entity.shift_down = 0.0
-    entity.steady_level = p.value_mean
     entity.flood = 0.0
     entity.gap_mean = p.gap_mean
     entity.gap_var = p.gap_within_var
     entity.steady_gap_mean = p.gap_mean
-    entity.value_frozen = 0
     entity.gap_frozen = 0
     entity.rhythm_mean = 0.0
     entity.rhythm_var = 0.0
     entity.partner_mean = p.partner_mean
+    begin_level(entity, p)
     memory[:] = 0.0
-
-
-@njit(cache=True)
-def _score_value(entity, value, p, out):  # type: ignore[no-untyped-def]
-    events = float(entity.events)
-    out.value = value
-    out.typical = entity.level
-    level_noise = p.level_noise * entity.noise_var
-    out.spread = math.sqrt(entity.level_var + level_noise + entity.noise_var)
-    if math.isnan(value):
-        return
-    level, level_var, z, _ = local_level_step(
-        value, entity.level, entity.level_var, entity.noise_var, level_noise, DOF
-    )
-    entity.shift_up = shift_step(entity.shift_up, z)
-    entity.shift_down = shift_step(entity.shift_down, -z)
-    shift = max(entity.shift_up, entity.shift_down)
-    if entity.value_frozen == 0:
-        entity.level = level
-        entity.level_var = level_var
-        rate = 1.0 / (min(events, MAX_EVENTS) + VALUE_PRIOR_EVENTS)
-        entity.noise_var = noise_var_step(entity.noise_var, z, rate)
-        if shift <= CALM or events <= LEARNING:
-            entity.steady_level = entity.level
-        elif shift > FREEZE:
-            entity.level = entity.steady_level
-            entity.value_frozen = 1
-    else:
-        entity.value_frozen += np.uint16(1)
-        if shift <= CALM:
-            entity.value_frozen = 0
-        elif entity.value_frozen > PATIENCE:
-            entity.value_frozen = 0
-            entity.level_var = p.value_between_var
-            entity.shift_up = 0.0
-            entity.shift_down = 0.0
-    out.amount = outlier_surprise(z)
-    out.amount_up = entity.shift_up
-    out.amount_down = entity.shift_down
 
 
 @njit(cache=True)
@@ -363,7 +311,7 @@ def _advance(  # type: ignore[no-untyped-def]
         told.mark = mark[i]
         told.last_ms = entity.last_ms
         told.first_ms = entity.first_ms
-        _score_value(entity, value[i], p, told)
+        level_step(entity, value[i], p, told)
         if p.has_partners and partner[i] != NO_PARTNER:
             _score_partner(entity, partner[i], time_ms[i], p, told)
         elapsed, zgap, ratio, is_first = 0.0, 0.0, 1.0, 0.0
@@ -380,8 +328,8 @@ def _advance(  # type: ignore[no-untyped-def]
             memory[r], elapsed, zgap, ratio, is_first, mark[i], w1, b1, w2, b2, hidden,
         )  # fmt: skip
         x[i, : memory.shape[1]] = memory[r]
-        at = memory.shape[1]
-        x[i, at] = zgap
-        x[i, at + 1] = ratio
-        x[i, at + 2] = is_first
-        x[i, at + 3] = math.log1p(float(entity.events)) / 5.0
+        x[i, ZGAP] = zgap
+        x[i, RATIO] = ratio
+        x[i, IS_FIRST] = is_first
+        x[i, LOG_COUNT] = math.log1p(float(entity.events)) / LOG_COUNT_DIVISOR
+        x[i, MARK] = min(mark[i], MARKS)

@@ -13,6 +13,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from models.baselines.entity_level import innovation
 from models.baselines.renewal import (
     burst_step,
     cumulative_profile,
@@ -24,16 +25,38 @@ from models.baselines.renewal import (
 from models.detectors import DETECTORS, FUSED, votes
 from models.fusion import fuse
 from models.prior import KindPrior
-from models.tpp.mixture import mixture_log_pdf, mixture_log_survival, mixture_upper_quantile
+from models.tpp.mixture import (
+    mixture_log_cdf,
+    mixture_log_pdf,
+    mixture_log_survival,
+    mixture_upper_quantile,
+)
+from models.tpp.spec import AMOUNT as AMOUNT_PART
 from state.table import MARKS, MIXTURE, NEVER_MS
 
-# A prediction as rows and the log keep it: mixture parameters in 1/1024, surprises in 1/16 nat.
-PREDICTION = np.dtype([("mixture", np.int16, MIXTURE), ("mark_surprise", np.uint8, MARKS)])
+# An answer as the log keeps it, and as rows keep what it says of the next event: mixture parameters
+# in 1/1024, surprises of marks in 1/16 nat, that of the event's own amount in 1/1024 nat.
+PREDICTION = np.dtype(
+    [
+        ("mixture", np.int16, MIXTURE),
+        ("mark_surprise", np.uint8, MARKS),
+        ("amount_surprise", np.uint16),
+    ]
+)
 MIXTURE_UNIT = 1024.0
 MARK_UNIT = 16.0
+AMOUNT_UNIT = 1024.0
+NO_AMOUNT = (
+    65535  # no answer about the amount: it is missing, or the log is of before there were any
+)
+AMOUNT_LIMIT = 24.0  # sd: as far as the training looks
+NOTHING = np.zeros(1, PREDICTION)[0]  # a prediction's fields where an older log has none
+NOTHING["amount_surprise"] = NO_AMOUNT
 CAP = 1e4  # of a compensator
+_LOG_2 = math.log(2.0)
 
 CORE = len(FUSED)  # the components' surprises come after
+AMOUNT = 0
 QUIET = 0
 ALERT = 1
 
@@ -49,6 +72,7 @@ DECIDED = np.dtype(
         ("verdict", np.uint8),
         ("unaided", np.bool_),  # no prediction of the intensity model stood behind the score
         ("slot", np.uint8),  # of the model whose prediction did; 0 where none
+        ("amount_slot", np.uint8),  # of the model that judged the amount; 0 where the baseline did
     ],
     align=True,
 )
@@ -219,6 +243,19 @@ class DecideModel:
                 part.append(row[None])
         return replace(self, modes=Modes(of_slot, *(np.concatenate(part) for part in parts)))
 
+    def tails(self, slot: int, amount_slot: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return float64[D] offsets and slopes of an event's surprises, by the slots DECIDED tells.
+
+        What is said of the amount comes with the event's own answer, the rest was predicted with
+        the one before: they can be of two models.
+        """
+        both = []
+        for part in (self.modes.offset, self.modes.slope):
+            mine = part[self.modes.of_slot[slot]].copy()
+            mine[AMOUNT] = part[self.modes.of_slot[amount_slot], AMOUNT]
+            both.append(mine)
+        return both[0], both[1]
+
     def without(self, names: Collection[str]) -> DecideModel:
         """Return the model that decides as if the surprises `names` were not there."""
         modes = self.modes
@@ -235,15 +272,38 @@ def _normal_upper_quantile(surprise: float) -> float:
     return math.sqrt(2.0 * surprise)
 
 
-def pack(answer: NDArray[np.float32]) -> NDArray[np.void]:
-    """Round the intensity model's answer, float32[m, 20], to PREDICTION[m]."""
+def pack(answer: NDArray[np.float32], advanced: NDArray[np.void]) -> NDArray[np.void]:
+    """Round the intensity model's answer to PREDICTION[m].
+
+    Args:
+        answer: float32[m, 32].
+        advanced: ADVANCED[m], the events that it was asked about.
+    """
     out = np.empty(len(answer), PREDICTION)
-    _pack(answer, out["mixture"], out["mark_surprise"])
+    _pack(answer, advanced, out["mixture"], out["mark_surprise"], out["amount_surprise"])
+    return out
+
+
+def amount_nats(
+    answer: NDArray[np.float32] | None, advanced: NDArray[np.void]
+) -> NDArray[np.float32]:
+    """Return float32[m], the negative log density of each event's amount under its answer.
+
+    The density is that of the standardised innovation; 0 where the amount is missing.
+
+    Args:
+        answer: float32[m, 32]; None where there was none, and all are 0.
+        advanced: ADVANCED[m], the events that it was asked about.
+    """
+    out = np.zeros(len(advanced), np.float32)
+    if answer is not None:
+        _amount_nats(answer, advanced, out)
     return out
 
 
 @njit(cache=True, nogil=True)
-def _pack(answer, mixture, mark_surprise):  # type: ignore[no-untyped-def]
+def _pack(answer, advanced, mixture, mark_surprise, amount_surprise):  # type: ignore[no-untyped-def]
+    params = np.empty(12)
     for i in range(len(answer)):
         for k in range(MIXTURE):
             kept = min(max(answer[i, k], np.float32(-31.0)), np.float32(31.0))
@@ -251,6 +311,43 @@ def _pack(answer, mixture, mark_surprise):  # type: ignore[no-untyped-def]
         for k in range(MARKS):
             kept = min(max(-answer[i, MIXTURE + k], np.float32(0.0)), np.float32(15.9))
             mark_surprise[i, k] = np.uint8(np.rint(kept * np.float32(MARK_UNIT)))
+        amount_surprise[i] = NO_AMOUNT
+        value = innovation(advanced[i])
+        if not math.isnan(value):
+            _amount_params(answer[i], params)
+            surprise = min(_two_sided(params, _limited(value)), 63.9)
+            amount_surprise[i] = np.uint16(np.rint(surprise * AMOUNT_UNIT))
+
+
+@njit(cache=True, nogil=True)
+def _amount_nats(answer, advanced, out):  # type: ignore[no-untyped-def]
+    params = np.empty(12)
+    for i in range(len(answer)):
+        value = innovation(advanced[i])
+        if not math.isnan(value):
+            _amount_params(answer[i], params)
+            out[i] = -mixture_log_pdf(params, _limited(value))
+
+
+@njit(cache=True)
+def _amount_params(answer, params):  # type: ignore[no-untyped-def]
+    for k in range(params.shape[0]):
+        params[k] = answer[AMOUNT_PART.start + k]
+
+
+@njit(cache=True)
+def _limited(value):  # type: ignore[no-untyped-def]
+    return min(max(value, -AMOUNT_LIMIT), AMOUNT_LIMIT)
+
+
+@njit(cache=True)
+def _two_sided(params, value):  # type: ignore[no-untyped-def]
+    """Return -log of twice the smaller of both tails of a mixture at `value`, nats, >= 0."""
+    upper = mixture_log_survival(params, value)
+    # Where the upper tail is nearly all, 1 - P has lost its digits.
+    if upper > -1e-3:
+        return max(-mixture_log_cdf(params, value) - _LOG_2, 0.0)
+    return max(-min(upper, math.log(-math.expm1(upper))) - _LOG_2, 0.0)
 
 
 class Rows(Protocol):
@@ -268,7 +365,7 @@ def decide(
     model: DecideModel,
     components: NDArray[np.float32] | None = None,
     slot: int = 1,
-    measure: bool = False,
+    measured: NDArray[np.float32] | None = None,
 ) -> NDArray[np.void]:
     """Score what `advance` told, with the predictions made before each event.
 
@@ -281,8 +378,9 @@ def decide(
         model: of the kind.
         components: float32[m, S], the surprises of the kind's components; None where it has none.
         slot: of the model that made the predictions.
-        measure: fill `nats`: the negative log density of each event's log gap and the negative log
-            probability of its mark, under the prediction made before it.
+        measured: float32[m], see `amount_nats`: fill `nats`, to which are added the negative log
+            density of each event's log gap and the negative log probability of its mark, under the
+            prediction made before it.
 
     Returns:
         DECIDED[m], with D = 8 + S surprises.
@@ -293,7 +391,8 @@ def decide(
     given = predictions if predictions is not None else np.empty(0, PREDICTION)
     _decide(
         table.rows, table.deadline_ms, advanced, given, slot if predictions is not None else 0,
-        components, model.parameters, model.modes, model.cumulative, measure, out,
+        components, model.parameters, model.modes, model.cumulative,
+        np.empty(0, np.float32) if measured is None else measured, out,
     )  # fmt: skip
     return out
 
@@ -374,20 +473,20 @@ def gap_log_survival(predicted, params, scale, told):  # type: ignore[no-untyped
 
 
 @njit(cache=True)
-def _score_gap(entity, told, params, measure, out):  # type: ignore[no-untyped-def]
-    """Fill in the compensator, and the surprises of burst and mark."""
+def _score_gap(entity, told, params, measured, out):  # type: ignore[no-untyped-def]
+    """Fill in the compensator, the surprises of burst, mark and surge, and the nats."""
     if entity.predicted:
         if told.mark < len(entity.mark_surprise):
             out.surprise[6] = entity.mark_surprise[told.mark] * (1.0 / MARK_UNIT)
-        if measure:
-            out.nats = out.surprise[6] - mixture_log_pdf(params, told.log_gap - entity.scale)
+        if len(measured):
+            log_pdf = mixture_log_pdf(params, told.log_gap - entity.scale)
+            out.nats = measured[0] + out.surprise[6] - log_pdf
     log_survival = gap_log_survival(entity.predicted, params, entity.scale, told)
     out.compensator = min(-log_survival, CAP)
     entity.burst = burst_step(entity.burst, out.compensator)
     out.surprise[3] = entity.burst
     if not math.isnan(told.value):
-        z = (told.value - told.typical) / told.spread
-        entity.surge = surge_step(entity.surge, out.compensator, z)
+        entity.surge = surge_step(entity.surge, out.compensator, innovation(told))
         out.surprise[7] = entity.surge
 
 
@@ -405,6 +504,28 @@ def _judge(entity, time_ms, p, offset, slope, bar, out):  # type: ignore[no-unty
             entity.incident_ms = max(entity.incident_ms, time_ms)
 
 
+@njit(cache=True)
+def _take_over(told, components, out):  # type: ignore[no-untyped-def]
+    """Fill in the surprises that `advance` and the components told."""
+    surprise = out.surprise
+    surprise[AMOUNT] = told.amount
+    surprise[1] = told.amount_up
+    surprise[2] = told.amount_down
+    surprise[4] = told.rhythm
+    surprise[5] = told.partners
+    for s in range(len(components)):
+        surprise[CORE + s] = components[s]
+
+
+@njit(cache=True)
+def _mix_tails(modes, mode, of_amount, tails):  # type: ignore[no-untyped-def]
+    """Fill tails float64[3, D] with a mode's offset, slope and bar, the amount's of another."""
+    tails[0], tails[1], tails[2] = modes.offset[mode], modes.slope[mode], modes.bar[mode]
+    tails[0, AMOUNT] = modes.offset[of_amount, AMOUNT]
+    tails[1, AMOUNT] = modes.slope[of_amount, AMOUNT]
+    tails[2, AMOUNT] = modes.bar[of_amount, AMOUNT]
+
+
 @njit(cache=True, nogil=True)
 def _decide(  # type: ignore[no-untyped-def]
     rows,
@@ -416,10 +537,11 @@ def _decide(  # type: ignore[no-untyped-def]
     p,
     modes,
     cumulative,
-    measure,
+    measured,
     decided,
 ):
     params = np.empty(12)
+    tails = np.empty((3, modes.offset.shape[1]))
     for i in range(len(advanced)):
         told = advanced[i]
         out = decided[i]
@@ -431,17 +553,13 @@ def _decide(  # type: ignore[no-untyped-def]
             _begin(entity, told.time_ms)
             deadline_ms[r] = NEVER_MS
         unpack(entity, params)
-        surprise = out.surprise
-        surprise[0] = told.amount
-        surprise[1] = told.amount_up
-        surprise[2] = told.amount_down
-        surprise[4] = told.rhythm
-        surprise[5] = told.partners
-        for s in range(components.shape[1]):
-            surprise[CORE + s] = components[i, s]
+        _take_over(told, components[i], out)
+        if slot and predictions[i].amount_surprise != NO_AMOUNT:
+            out.surprise[AMOUNT] = predictions[i].amount_surprise * (1.0 / AMOUNT_UNIT)
+            out.amount_slot = slot
         mode = modes.of_slot[entity.predicted]
         if told.timed:
-            _score_gap(entity, told, params, measure, out)
+            _score_gap(entity, told, params, measured[i : i + 1], out)
             if deadline_ms[r] < told.time_ms:
                 due = _crossing(entity, entity.decided_ms, params, modes, cumulative)
                 if due < told.time_ms:
@@ -450,9 +568,12 @@ def _decide(  # type: ignore[no-untyped-def]
         out.slot = entity.predicted
         out.usual = entity.scale
         if told.events >= p.min_events:
-            _judge(
-                entity, told.time_ms, p, modes.offset[mode], modes.slope[mode], modes.bar[mode], out
-            )
+            offset, slope, bar = modes.offset[mode], modes.slope[mode], modes.bar[mode]
+            of_amount = modes.of_slot[out.amount_slot]
+            if of_amount != mode:
+                _mix_tails(modes, mode, of_amount, tails)
+                offset, slope, bar = tails[0], tails[1], tails[2]
+            _judge(entity, told.time_ms, p, offset, slope, bar, out)
         entity.scale = told.gap_mean
         entity.spread = max(told.gap_sd, 0.1)
         entity.decided_ms = max(entity.decided_ms, told.time_ms)

@@ -165,7 +165,7 @@ class TritonClient:
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     def submit(self, x: NDArray[np.float32]) -> Ticket:
-        """Send x float32 [rows, 68] in requests of at most `max_rows`; never blocks.
+        """Send x float32 [rows, 69] in requests of at most `max_rows`; never blocks.
 
         A batch that finds the breaker open, or no room for all its requests among those in
         flight, is not sent: its ticket is done and its result None.

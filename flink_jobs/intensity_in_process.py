@@ -36,7 +36,7 @@ class InProcessClient:
         self.model_version: str = meta.get("model_version", "")
 
     def submit(self, x: NDArray[np.float32]) -> Ticket:
-        """Answer x float32 [rows, 68] at once."""
+        """Answer x float32 [rows, 69] at once."""
         (y,) = self._session.run(["y"], {"x": x})
         return ReadyTicket(y if np.isfinite(y).all() else None)
 

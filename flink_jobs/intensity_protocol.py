@@ -29,7 +29,7 @@ class Ticket(Protocol):
         """Return True once `result` will not wait."""
 
     def result(self, timeout_s: float) -> NDArray[np.float32] | None:
-        """Return y float32 [rows, 20], or None where there is no whole, sound answer in time."""
+        """Return y float32 [rows, 32], or None where there is no whole, sound answer in time."""
 
 
 class IntensityClient(Protocol):
@@ -44,7 +44,7 @@ class IntensityClient(Protocol):
         """Name of the weights that answer; empty while unknown."""
 
     def submit(self, x: NDArray[np.float32]) -> Ticket:
-        """Send x float32 [rows, 68] on its way; never blocks.
+        """Send x float32 [rows, 69] on its way; never blocks.
 
         Raises:
             ValueError: x has another shape or type.

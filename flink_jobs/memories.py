@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from flink_jobs.advance import KindEvents
 from flink_jobs.components import mark_begun
 from models.tpp.encoder import SCRATCH, Encoder, encoder_step
-from models.tpp.spec import INPUT, IS_FIRST, LOG_COUNT, LOG_COUNT_DIVISOR, MEMORY, RATIO, ZGAP
+from models.tpp.spec import INPUT, IS_FIRST, LOG_COUNT, LOG_COUNT_DIVISOR, MARK, MEMORY, RATIO, ZGAP
 from state.table import Part, Table
 
 WARM_EVENTS = 64  # after which nine in ten of an entity's memories hardly know their beginning
@@ -74,10 +74,10 @@ def remember(
         memory: which.
         events: m events.
         elapsed: float32[m], the gap before each in the entity's usual gaps, as `advance` told it.
-        x: float32[m, 68], what `advance` would ask the model that reads the first memories.
+        x: float32[m, 69], what `advance` would ask the model that reads the first memories.
 
     Returns:
-        float32[m, 68], what to ask the model that reads these; and bool[m], the memory is warm.
+        float32[m, 69], what to ask the model that reads these; and bool[m], the memory is warm.
     """
     at = [part.name for part in table.layout].index(memory.part.name)
     begins = mark_begun(events.row, events.fresh, table.begun[at])
@@ -112,7 +112,7 @@ def _remember(  # type: ignore[no-untyped-def]
         encoder_step(h, gap, zgap, ratio, is_first, mark[i], w1, b1, w2, b2, hidden)
         asked[i, :MEMORY] = h
         asked[i, ZGAP], asked[i, RATIO], asked[i, IS_FIRST] = zgap, ratio, is_first
-        asked[i, LOG_COUNT] = x[i, LOG_COUNT]
+        asked[i, LOG_COUNT], asked[i, MARK] = x[i, LOG_COUNT], x[i, MARK]
         if not record.whole:
             asked[i, LOG_COUNT] = math.log1p(float(record.events)) / LOG_COUNT_DIVISOR
         warm[i] = record.whole != 0 or record.events >= WARM_EVENTS

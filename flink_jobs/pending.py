@@ -28,7 +28,7 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a batch asks of the models: x float32[rows, 68] by encoder, "" the base's.
+    """What a batch asks of the models: x float32[rows, 69] by encoder, "" the base's.
 
     `warm` says by encoder, bool[rows], whose memories are warm; the base's are.
     """

@@ -17,7 +17,7 @@ from flink_jobs.alerts import Output
 from flink_jobs.batches import empty_batch, kind_events, known_hashes
 from flink_jobs.compensators import walk_decided
 from flink_jobs.components import walk
-from flink_jobs.decide import ALERT, PREDICTION, DecideModel, decide, pack, sweep
+from flink_jobs.decide import ALERT, NOTHING, DecideModel, amount_nats, decide, pack, sweep
 from flink_jobs.intensity_protocol import IntensityClient
 from flink_jobs.kind_model import KindModel, Observer
 from flink_jobs.lateness import PartitionClocks
@@ -312,7 +312,11 @@ class ShardScorer:
         return told, asked
 
     def _decide(self, pending: Pending, answer: NDArray[np.float32] | None) -> Iterator[Output]:
-        predictions = self._split(pending, answer)
+        answers = self._split(pending, answer)
+        predictions = None
+        if answers is not None:
+            both = zip(answers, pending.told, strict=True)
+            predictions = [pack(mine, told.core) for mine, told in both]
         record = encode_answers(predictions, len(self._models), pending.model.slot)
         self._log.append_answers(pending.seq, record, self.tables)
         trial = pending.trial if pending.trial is self.trial else None
@@ -327,8 +331,10 @@ class ShardScorer:
         for k in range(len(self._models)):
             told = pending.told[k].core
             mine = None if predictions is None else predictions[k]
-            slot, measure = pending.model.slot, trial is not None
-            decided = self._decide_kind(k, pending.told[k], mine, slot, measure=measure)
+            slot, measured = pending.model.slot, None
+            if trial is not None:
+                measured = amount_nats(None if answers is None else answers[k], told)
+            decided = self._decide_kind(k, pending.told[k], mine, slot, measured=measured)
             if trial is not None:
                 surprises = self._surprises(k, pending.told[k])
                 judged.append(Decided(told, surprises, decided))
@@ -363,22 +369,22 @@ class ShardScorer:
         slot: int,
         without: Collection[str] = (),
         *,
-        measure: bool = False,
+        measured: NDArray[np.float32] | None = None,
     ) -> NDArray[np.void]:
         judge, model = self._judges[k], self._models[k]
         walk_decided(self.tables[k], model.components, told.core, predictions, told.components)
         if without:
             judge = judge.without(model.components.labels_of(without))
         surprises = self._surprises(k, told)
-        return decide(self.tables[k], told.core, predictions, judge, surprises, slot, measure)
+        return decide(self.tables[k], told.core, predictions, judge, surprises, slot, measured)
 
     def _split(
         self, pending: Pending, answer: NDArray[np.float32] | None
-    ) -> list[NDArray[np.void]] | None:
+    ) -> list[NDArray[np.float32]] | None:
         if answer is None:
             return None
         ends = np.cumsum([len(told) for told in pending.told])[:-1]
-        return list(np.split(pack(answer), ends))
+        return np.split(answer, ends)
 
     def _sweep(self, batches: Sequence[Pending]) -> Generator[Output, None, list[tuple[int, int]]]:
         """Tell the silences that are due; return the (kind, row) of each."""
@@ -436,7 +442,7 @@ class ShardScorer:
                     [name for name, last in restored.joined.get(m.kind, {}).items() if seq <= last]
                     for m in self._models
                 ]
-                predictions, slot = decode_answers(record, PREDICTION)
+                predictions, slot = decode_answers(record, NOTHING)
                 self._decide_again(batch, told, newer, predictions, slot, without)
         if restored.batches:
             self.seq, last, _ = restored.batches[-1]

@@ -153,7 +153,6 @@ class Teller:
         mine = batches[0].told[k]
         told = mine.core[at]
         slot, i = int(decided["slot"]), int(told["event"])
-        mode = int(judge.modes.of_slot[slot])
         named = holder(self._tables[k], k, batches, int(told["row"]), i)
         return event_alert(
             self._context,
@@ -161,7 +160,7 @@ class Teller:
             place_of(batches[0].batch, i),
             told,
             decided,
-            (judge.modes.offset[mode], judge.modes.slope[mode]),
+            judge.tails(slot, int(decided["amount_slot"])),
             serving.label(slot),
             self._unaided(degraded or (slot == 0 and told["events"] > 1)),
             judge.names,

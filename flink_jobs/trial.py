@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flink_jobs.alerts import rfc3339
-from flink_jobs.decide import ALERT, DecideModel, decide, pack, sweep
+from flink_jobs.decide import ALERT, DecideModel, amount_nats, decide, pack, sweep
 from flink_jobs.intensity_protocol import Ticket
 from flink_jobs.serving import ServedModel
 from state.table import NEVER_MS, Table, id_of
@@ -219,19 +219,21 @@ class Trial:
         self.missed += answer is None and rows > 0
         warm = np.ones(rows, np.bool_) if batch.warm is None else batch.warm
         self.seen = 0.999 ** (rows / 64.0) * self.seen + (np.count_nonzero(warm), rows)
-        predictions = None if answer is None else pack(answer)
         at = 0
         for k, one in enumerate(batch.judged):
             mine = slice(at, at + len(one.told))
             at = mine.stop
-            given = None if predictions is None else predictions[mine]
+            own = None if answer is None else answer[mine]
+            given = None if own is None else pack(own, one.told)
             record = decide(
                 self._tables[k], one.told, given, self._judges[k], one.surprises,
-                self.shadow.slot, measure=True,
+                self.shadow.slot, amount_nats(own, one.told),
             )  # fmt: skip
             # Rows may still hold what an earlier version predicted.
-            own = (one.record["slot"] == self.in_charge.slot) & (record["slot"] == self.shadow.slot)
-            self.tallies[k].add(one.record, record, warm[mine] & own)
+            both = (one.record["slot"] == self.in_charge.slot) & (
+                record["slot"] == self.shadow.slot
+            )
+            self.tallies[k].add(one.record, record, warm[mine] & both)
             self._alerts(k, one.told, one.record, IN_CHARGE)
             self._alerts(k, one.told, record, SHADOW)
         for k, row in batch.silences:

@@ -29,8 +29,9 @@ from state.columns import ColumnReader, Strings, write_columns
 from state.table import MEMORY, ROW, ROW_VERSION, Table
 
 # Since 2 a batch keeps hashes of partners where a component reads them; since 3 answers name the
-# slot of the model that gave them.
-LOG_VERSION = 3
+# slot of the model that gave them; since 4 they say how surprising the event's own amount was.
+LOG_VERSION = 4
+FORMER_ANSWER = ("mixture", "mark_surprise")  # all that an answer said before version 4
 FORM_KEY = 0
 COMPONENTS = "components"  # in the form: by kind and name, version/fingerprint of each part
 JOINED = "joined"  # in the form: by kind and name, the last batch that was decided without the part
@@ -175,19 +176,32 @@ def encode_answers(answers: Sequence[NDArray[np.void]] | None, kinds: int, slot:
     return write_columns(head, [sizes, *answers])
 
 
-def decode_answers(
-    data: bytes, dtype: np.dtype[np.void]
-) -> tuple[list[NDArray[np.void]] | None, int]:
-    """Read the predictions of a batch as records of `dtype`, or None, and their model's slot.
+def decode_answers(data: bytes, absent: np.void) -> tuple[list[NDArray[np.void]] | None, int]:
+    """Read the predictions of a batch, or None, and their model's slot.
 
     Before version 3 every answer was of one model, which has slot 1.
+
+    Args:
+        data: the record.
+        absent: a prediction with what stands in fields that older versions had not.
     """
     magic, version, kinds, slot = _ANSWERS.unpack_from(data)
     _check("answer log", magic, b"EdLa", version, LOG_VERSION)
     if not slot:
         return None, 0
     read = ColumnReader(data, _ANSWERS.size)
-    return [read.records(dtype, int(size)) for size in read.take(np.int64, kinds)], slot
+    sizes = read.take(np.int64, kinds).tolist()
+    if version > 3:
+        return [read.records(absent.dtype, size) for size in sizes], slot
+    former = np.dtype([(name, absent.dtype[name]) for name in FORMER_ANSWER])
+    answers = []
+    for size in sizes:
+        answer = np.full(size, absent, absent.dtype)
+        records = read.records(former, size)
+        for name in FORMER_ANSWER:
+            answer[name] = records[name]
+        answers.append(answer)
+    return answers, slot
 
 
 def _check(what: str, magic: bytes, expected: bytes, version: int, current: int) -> None:

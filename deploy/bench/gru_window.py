@@ -21,7 +21,7 @@ NAME = "gru_window"
 
 
 def window_graph(seed: int = 1, window: int = WINDOW) -> bytes:
-    """Return the GRU as an ONNX model: x float32 [rows, 64, 11] -> y [rows, 20].
+    """Return the GRU as an ONNX model: x float32 [rows, 64, 11] -> y [rows, 32].
 
     x holds what eddy's encoder reads of each event (three features of the gap and the mark, one
     hot). The GRU is PyTorch's form (reset applied after the product, `linear_before_reset`).
@@ -54,7 +54,7 @@ def window_graph(seed: int = 1, window: int = WINDOW) -> bytes:
         "one": np.array(1.0, np.float32),
         "half": np.array(0.5, np.float32),
         "root_half": np.array(np.sqrt(0.5), np.float32),
-        "parts": np.array([spec.COMPONENTS] * 3 + [spec.MARKS], np.int64),
+        "parts": np.array([4, 8, spec.MARKS, 4, 8], np.int64),
     }
     nodes = [
         node("Transpose", ["x"], ["steps"], perm=[1, 0, 2]),
@@ -93,10 +93,12 @@ def _head_nodes() -> list[bytes]:
         node("Gemm", ["gelu", "down.weight", "down.bias"], ["z3"], transB=1),
         node("Add", ["z0", "z3"], ["z4"]),
         node("Gemm", ["z4", "output.weight", "output.bias"], ["raw"], transB=1),
-        node("Split", ["raw", "parts"], ["raw_w", "mean", "log_sd", "raw_k"], axis=1),
-        node("LogSoftmax", ["raw_w"], ["log_weight"], axis=-1),
-        node("LogSoftmax", ["raw_k"], ["log_mark"], axis=-1),
-        node("Concat", ["log_weight", "mean", "log_sd", "log_mark"], ["y"], axis=1),
+        node("Split", ["raw", "parts"], ["raw_gap", "gap", "raw_mark", "raw_amount", "amount"],
+             axis=1),
+        node("LogSoftmax", ["raw_gap"], ["gap_weight"], axis=-1),
+        node("LogSoftmax", ["raw_mark"], ["mark"], axis=-1),
+        node("LogSoftmax", ["raw_amount"], ["amount_weight"], axis=-1),
+        node("Concat", ["gap_weight", "gap", "mark", "amount_weight", "amount"], ["y"], axis=1),
     ]  # fmt: skip
 
 

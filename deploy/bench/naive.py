@@ -108,7 +108,7 @@ class Detector(KeyedProcessFunction):  # type: ignore[misc]  # pyflink has no ty
         z, log_p, x = self._advance(known, memory, prior, time_ms, amount, channel)
         answer = self._ask(x)
         if answer is not None:
-            known[MIXTURE:] = answer[0, : 3 * spec.COMPONENTS]
+            known[MIXTURE:] = answer[0, spec.GAP]
         self._state.update(known.tobytes() + memory.tobytes())
         self._decided.inc()
         if abs(z) > Z_THRESHOLD or log_p < LOG_P_THRESHOLD:
@@ -124,7 +124,7 @@ class Detector(KeyedProcessFunction):  # type: ignore[misc]  # pyflink has no ty
         amount: float,
         channel: str,
     ) -> tuple[float, float, NDArray[np.float32]]:
-        """Update an entity in place; return its scores (z, log p of the gap) and x [1, 68]."""
+        """Update an entity in place; return its scores (z, log p of the gap) and x [1, 69]."""
         level, level_var, z, _ = local_level_step(
             math.log(max(amount, 1.0)),
             known[LEVEL],
@@ -156,7 +156,8 @@ class Detector(KeyedProcessFunction):  # type: ignore[misc]  # pyflink has no ty
         )  # fmt: skip
         x = np.empty((1, spec.INPUT), np.float32)
         x[0, : spec.MEMORY] = memory
-        x[0, spec.MEMORY :] = zgap, ratio, is_first, math.log1p(known[EVENTS]) / 5.0
+        count = math.log1p(known[EVENTS]) / spec.LOG_COUNT_DIVISOR
+        x[0, spec.MEMORY :] = zgap, ratio, is_first, count, min(mark, spec.MARKS)
         return float(z), float(log_p), x
 
     def _ask(self, x: NDArray[np.float32]) -> NDArray[np.float32] | None:

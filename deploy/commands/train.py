@@ -203,6 +203,8 @@ def _train(settings: Settings, options: TrainOptions) -> TrainResult:
 
 
 def _tell(settings: Settings, options: TrainOptions, result: TrainResult, page: Path) -> None:
+    from deploy.training.card import nats
+
     card = result.card
     for note in card["notes"]:
         typer.echo(note)
@@ -217,7 +219,8 @@ def _tell(settings: Settings, options: TrainOptions, result: TrainResult, page: 
         typer.echo(
             f"{row['kind']}: gap {row['gap']:.4f} nats an event (renewal {row['gap_renewal']:.4f},"
             f" Poisson {row['gap_poisson']:.4f}), mark {row['mark']:.4f} (frequencies"
-            f" {row['mark_frequency']:.4f}), {row['events']:,} events of the last part"
+            f" {row['mark_frequency']:.4f}), amount {nats(row['amount'])} (level"
+            f" {nats(row['amount_level'])}), {row['events']:,} events of the last part"
         )
     typer.echo(f"model    {options.out}  {card['model_version']}")
     typer.echo(f"report   {page}")

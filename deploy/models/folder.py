@@ -42,8 +42,8 @@ class Version:
         folder: where it is.
         weights: the name of its weights, `model_version` of the card.
         card: the whole card.
-        x: float32[rows, 68], questions whose answers are known.
-        y: float32[rows, 20], the answers that training saw.
+        x: float32[rows, 69], questions whose answers are known.
+        y: float32[rows, 32], the answers that training saw.
         tolerance: how far an answer may be from y; more than TOLERANCE only where the card says so.
     """
 
@@ -200,7 +200,7 @@ def check_answers(
     Args:
         who: answered, for the message.
         answers: what came.
-        expected: float32[rows, 20].
+        expected: float32[rows, 32].
         tolerance: largest absolute difference.
 
     Raises:

@@ -28,7 +28,7 @@ class Row:
         roles: in charge, shadow, previous, base.
         published: RFC 3339; "" where no publication is noted, as for the version that ships.
         trained_on: the card's words.
-        nats: mean negative log likelihood of gap and mark on held-out events, from the card.
+        nats: mean negative log likelihood of all heads on held-out events, from the card.
         decoder_bytes: size of the decoder; None where there is none.
         same_encoder: as the version in charge; None where one cannot be read.
         served: by Triton; None where it does not answer.
@@ -104,7 +104,7 @@ def _trained_on(card: Mapping[str, Any]) -> str:
 
 
 def _nats(card: Mapping[str, Any]) -> float | None:
-    """Return the mean over events of gap and mark together, None where the card says none."""
+    """Return the mean over events of all heads together, None where the card says none."""
     judged = card.get("judged")
     for name in JUDGED:
         rows = judged.get(name) if isinstance(judged, Mapping) else judged
@@ -112,7 +112,8 @@ def _nats(card: Mapping[str, Any]) -> float | None:
             continue
         try:
             events = sum(row["events"] for row in rows)
-            return float(sum(row["events"] * (row["gap"] + row["mark"]) for row in rows) / events)
+            nats = [row["gap"] + row["mark"] + (row.get("amount") or 0.0) for row in rows]
+            return float(sum(r["events"] * n for r, n in zip(rows, nats, strict=True)) / events)
         except (KeyError, TypeError, ZeroDivisionError):
             continue
     return None

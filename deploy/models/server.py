@@ -121,7 +121,7 @@ class TritonServer:
         self._call("RepositoryModelLoad", request, LOAD_TIMEOUT_S)
 
     def ask(self, version: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return y [rows, 20], finite or not."""
+        """Return y [rows, 32], finite or not."""
         template = wire.infer_template(self.settings.model_name, str(version))
         response = self._call("ModelInfer", wire.infer_request(template, x))
         raw, outputs = response.raw_output_contents, response.outputs

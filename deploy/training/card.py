@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 LIMITS = (
     "It was judged on the last part of the stream it learnt from, not on another stream.",
-    "It reads times and marks, not amounts or partners.",
+    (
+        "It reads times and marks, no partners; of earlier amounts it knows what the entity's own "
+        "level makes of them."
+    ),
     "Its components are at least 2% of a gap wide: it cannot call a clockwork punctual.",
     "Far tails (beyond exp(-7)) rest on the mixture's form: the calibration is in between.",
 )
@@ -166,7 +169,8 @@ def render(card: Mapping[str, Any]) -> str:
         f"# Intensity model {card['model_version']}",
         "",
         "Predicts, after each event of an entity, a log-normal mixture of the time to its next",
-        "event and the probabilities of that event's mark. One model serves all kinds of entities.",
+        "event and the probabilities of that event's mark, and once the event is there a mixture",
+        "for its amount given gap and mark. One model serves all kinds of entities.",
         f"Feature version {card['feature_version']} (`models/tpp/spec.py`).",
         "",
         f"    {card['command']}",
@@ -185,19 +189,21 @@ def render(card: Mapping[str, Any]) -> str:
         "## Likelihoods of the last part",
         "Negative log likelihood, nats per event (gap: density of log gap; lower is better),",
         "beside a log-normal renewal process and a Poisson process with the entity's own running",
-        "moments, and the entity's own running mark frequencies. Tail: how often the survival",
-        "probability of a gap was below exp(-4), exp(-7), exp(-10), over what that promises (1 is",
-        "calibrated). PIT: Kolmogorov distance of the predicted gaps' PIT from the uniform one.",
+        "moments, the entity's own running mark shares, and the normal distribution that",
+        "its own level promises (amount: density of the standardised innovation). Tail: how often",
+        "the survival probability of a gap was below exp(-4), exp(-7), exp(-10), over what that",
+        "promises (1 is calibrated). PIT: Kolmogorov distance of the predicted gaps' PIT from the",
+        "uniform one.",
         "",
-        "| kind | events | gap | renewal | Poisson | mark | frequencies | tail | PIT |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| kind | events | gap | renewal | Poisson | mark | share | amount | level | tail | PIT |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in card["judged"]:
         tail = ", ".join(f"{value:.2f}" for value in row["tail_ratio"])
         lines.append(
             f"| {row['kind']} | {row['events']:,} | {row['gap']:.4f} | {row['gap_renewal']:.4f} | "
             f"{row['gap_poisson']:.4f} | {row['mark']:.4f} | {row['mark_frequency']:.4f} | "
-            f"{tail} | {row['pit_ks']:.3f} |"
+            f"{nats(row['amount'])} | {nats(row['amount_level'])} | {tail} | {row['pit_ks']:.3f} |"
         )
     cost = card["cost"]
     rows = ", ".join(f"{us:.2f} at {n}" for n, us in cost["decoder_us_per_row"].items())
@@ -219,6 +225,11 @@ def render(card: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def nats(value: float | None) -> str:
+    """Write a likelihood, a dash where there is none."""
+    return "–" if value is None else f"{value:.4f}"
 
 
 def _calibration(kinds: Mapping[str, Any]) -> list[str]:

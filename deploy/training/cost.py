@@ -26,7 +26,7 @@ def measure(
 
     Args:
         decoders: ONNX files by name.
-        x: float32 [rows, 68], valid inputs, repeated as needed.
+        x: float32 [rows, 69], valid inputs, repeated as needed.
         rounds: turns of each.
     """
     clients = {name: InProcessClient(path) for name, path in decoders.items()}

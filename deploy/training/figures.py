@@ -53,8 +53,8 @@ def curves(learnt: Mapping[str, Any]) -> Figure:
     """Draw the likelihood of each head at each look, and the step that was kept."""
     looks, best = learnt["looks"], learnt["best_step"]
     step = [look["step"] for look in looks]
-    figure, axes = _panels(3, 2.9)
-    titles = {"gap": "next gap", "mark": "next mark", "total": "both"}
+    figure, axes = _panels(4, 2.9)
+    titles = {"gap": "next gap", "mark": "next mark", "amount": "amount", "total": "together"}
     for axis, (head, title) in zip(axes, titles.items(), strict=True):
         value = [look[head] for look in looks]
         axis.plot(step, value, ".-", color=COLOURS[0], linewidth=1.4, label="validation")

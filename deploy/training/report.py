@@ -9,6 +9,7 @@ from typing import Any
 
 from deploy.page import figure, table, write_page
 from deploy.training.calibrate import KindCalibration
+from deploy.training.card import nats
 from deploy.training.figures import figures
 
 EXPLAINED = {
@@ -82,13 +83,14 @@ def _head(card: Mapping[str, Any]) -> str:
 
 def _likelihoods(card: Mapping[str, Any]) -> str:
     head = (
-        "kind", "events", "gap", "renewal", "Poisson", "mark", "frequencies", "PIT distance",
-        "tail at e⁻⁴, e⁻⁷, e⁻¹⁰",
+        "kind", "events", "gap", "renewal", "Poisson", "mark", "frequencies", "amount", "level",
+        "PIT distance", "tail at e⁻⁴, e⁻⁷, e⁻¹⁰",
     )  # fmt: skip
     rows = [
         (
             row["kind"], f"{row['events']:,}", f"{row['gap']:.4f}", f"{row['gap_renewal']:.4f}",
             f"{row['gap_poisson']:.4f}", f"{row['mark']:.4f}", f"{row['mark_frequency']:.4f}",
+            nats(row["amount"]), nats(row["amount_level"]),
             f"{row['pit_ks']:.3f}", ", ".join(f"{value:.2f}" for value in row["tail_ratio"]),
         )
         for row in card["judged"]
@@ -96,7 +98,8 @@ def _likelihoods(card: Mapping[str, Any]) -> str:
     return (
         "<h2>Likelihoods of the last part</h2><p class='note'>Negative log likelihood, nats per "
         "event; lower is better. Beside the model: a log-normal renewal and a Poisson process with "
-        "each entity's own running moments, and its own running mark frequencies. Tail: found over "
+        "each entity's own running moments, its own running mark frequencies, and the normal "
+        "distribution that its own level promises of an amount. Tail: found over "
         f"promised, 1 is calibrated.</p>{table(rows, head)}"
     )
 

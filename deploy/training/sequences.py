@@ -66,6 +66,9 @@ def sequences_of(events: EventBatch, settings: Settings) -> tuple[KindSequences,
     Raises:
         EddyError: no event has an entity of some kind.
     """
+    value = events.value.astype(np.float64)
+    if settings.event.value_transform == "log":
+        value = np.log(np.maximum(value, 1.0))
     found = []
     for k, (kind, pointer) in enumerate(settings.event.entities):
         mine = (events.owned >> k & 1) == 1
@@ -79,7 +82,13 @@ def sequences_of(events: EventBatch, settings: Settings) -> tuple[KindSequences,
         begins = np.flatnonzero(np.diff(who[order])) + 1
         starts = np.concatenate([[0], begins, [len(order)]]).astype(np.int64)
         found.append(
-            KindSequences(kind, events.time_ms[mine][order], events.mark[mine][order], starts)
+            KindSequences(
+                kind,
+                events.time_ms[mine][order],
+                events.mark[mine][order],
+                value[mine][order],
+                starts,
+            )
         )
     return tuple(found)
 
@@ -106,6 +115,8 @@ def learnable(kinds: tuple[KindSequences, ...], split: Split, settings: Settings
         )
     notes = [f"{kind} is not learnt from: {why}" for kind, why in left_out.items()]
     share, note = _marks(kept, split, settings)
+    if not any(np.isfinite(one.value[one.time_ms < split.valid_ms]).any() for one in kept):
+        notes.append("no event has an amount: the amount head stays as it began and is never asked")
     return Learnable(tuple(kept), left_out, share, (*notes, *note))
 
 
@@ -161,5 +172,5 @@ def _marks(
     else:
         what = f"one mark only, {settings.event.marks[int(counts.argmax())]}"
     return tuple(math.log(p) for p in share), [
-        f"{what}: the mark head is constant, and the gap alone is learnt"
+        f"{what}: the mark head is constant, and gap and amount alone are learnt"
     ]

@@ -38,7 +38,7 @@ def rates(
     Args:
         folders: model folders by name, each with decoder.onnx and check.npz.
         model_py: the server's code.
-        x: float32 [n, 68], valid inputs, repeated as needed.
+        x: float32 [n, 69], valid inputs, repeated as needed.
         rows: of a request.
 
     Returns:

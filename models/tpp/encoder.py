@@ -1,6 +1,6 @@
 """History encoder of the intensity model: a linear recurrence, one step per event.
 
-The numba twin of `models.tpp.training`'s torch encoder; the form is fixed by feature version 1:
+The numba twin of `models.tpp.training`'s torch encoder; its form is that of `models.tpp.spec`:
 h_k <- exp(-elapsed / tau_k) h_k + e_k for k in 0..31, with tau_k = .02 * 2**(k mod 16), and
 h_k <- exp(-1 / n_k) h_k + e_k for k in 32..63, with n_k log-spaced from 1 to 1000;
 e = W2 relu(W1 u + b1) + b2, u = (zgap, ratio, is_first, one-hot mark).

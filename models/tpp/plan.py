@@ -66,12 +66,14 @@ class KindSequences:
         kind: name.
         time_ms: int64[n], in order within an entity.
         mark: uint8[n]; 255 is none.
+        value: float64[n], transformed amount; NaN is missing.
         starts: int64[s + 1], where each entity's events begin, and the end.
     """
 
     kind: str
     time_ms: NDArray[np.int64]
     mark: NDArray[np.uint8]
+    value: NDArray[np.float64]
     starts: NDArray[np.int64]
 
 
@@ -87,7 +89,7 @@ def write_plan(folder: Path, plan: Plan, sequences: Sequence[KindSequences]) -> 
     columns = {
         f"{k}.{name}": getattr(one, name)
         for k, one in enumerate(sequences)
-        for name in ("time_ms", "mark", "starts")
+        for name in ("time_ms", "mark", "value", "starts")
     }
     np.savez(folder / SEQUENCES, **columns)
     (folder / PLAN).write_text(json.dumps(asdict(plan), indent=1) + "\n")
@@ -97,7 +99,13 @@ def read_sequences(folder: Path, plan: Plan) -> list[KindSequences]:
     """Read the sequences of each kind of the plan."""
     with np.load(folder / SEQUENCES, allow_pickle=False) as arrays:
         return [
-            KindSequences(kind, arrays[f"{k}.time_ms"], arrays[f"{k}.mark"], arrays[f"{k}.starts"])
+            KindSequences(
+                kind,
+                arrays[f"{k}.time_ms"],
+                arrays[f"{k}.mark"],
+                arrays[f"{k}.value"],
+                arrays[f"{k}.starts"],
+            )
             for k, kind in enumerate(plan.kinds)
         ]
 

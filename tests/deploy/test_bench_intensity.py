@@ -119,7 +119,7 @@ def test_variants_of_the_configuration_differ_where_they_should(tmp_path: Path) 
 
     assert 'name: "intensity_batched"' in config("intensity_batched")
     assert "max_batch_size: 4096\ndynamic_batching { }" in config("intensity_batched")
-    assert "dims: [ 68 ]" in config("intensity_batched")
+    assert "dims: [ 69 ]" in config("intensity_batched")
     assert "kind: KIND_CPU count: 2" in config("intensity_two")
     assert config("variant_1").replace("variant_1", "intensity") == config("intensity")
     assert (tmp_path / "gru_window" / "1" / "model.py").is_file()

@@ -116,7 +116,7 @@ def test_a_card_that_is_none(fresh: Path, text: str, message: str) -> None:
         (linear_decoder("tpp-new", fill=np.inf), "not finite"),
         (
             linear_decoder("tpp-new", outputs=19),
-            r"expected one output y FP32 \[rows, 20\], found \[\"y FP32 \['rows', 19\]\"\]",
+            r"expected one output y FP32 \[rows, 32\], found \[\"y FP32 \['rows', 19\]\"\]",
         ),
         (linear_decoder("tpp-other"), "expected model_version tpp-new in it, found tpp-other"),
         (

@@ -109,7 +109,7 @@ class _Stream:
                 self.failures.append(f"version {version}: {error}")
             else:
                 self.answered += 1
-                if y.shape != (len(x), 20) or not np.isfinite(y).all():
+                if y.shape != (len(x), 32) or not np.isfinite(y).all():
                     self.failures.append(f"version {version} answered {y.shape}")
             self.slowest_s = max(self.slowest_s, time.perf_counter() - began)
             time.sleep(0.004)
@@ -158,10 +158,10 @@ def test_a_life_under_load(served: _Served, tmp_path: Path) -> None:
 
 
 def test_what_must_not_be_served_is_refused_under_load(served: _Served, tmp_path: Path) -> None:
-    zeros = np.zeros((128, 20), np.float32)
+    zeros = np.zeros((128, 32), np.float32)
     cases = {
         "nan": (linear_decoder("tpp-x", fill=np.nan), "not finite"),
-        "shape": (linear_decoder("tpp-x", outputs=19), r"expected one output y FP32 \[rows, 20\]"),
+        "shape": (linear_decoder("tpp-x", outputs=19), r"expected one output y FP32 \[rows, 32\]"),
         "torn": (linear_decoder("tpp-x")[:700], "onnxruntime cannot load it"),
     }
     slow = linear_decoder("tpp-slow", blocks=40)
@@ -298,5 +298,5 @@ def test_a_dead_backend_is_mended_and_the_others_go_on(served: _Served, tmp_path
         with pytest.raises(ServerRefusedError, match="is not healthy"):
             served.server.ask(2, _questions())
         assert triton.mend(served.state)
-        assert served.server.ask(2, _questions()).shape == (128, 20)
+        assert served.server.ask(2, _questions()).shape == (128, 32)
     assert backends()[2] != before[2]

@@ -56,9 +56,9 @@ def _as_json(config: str) -> str:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("dims: [ -1, 68 ]", "dims: [ -1, 67 ]", r"(?s)intensity.*68.*67"),
+        ("dims: [ -1, 69 ]", "dims: [ -1, 67 ]", r"(?s)intensity.*69.*67"),
         (
-            'key: "feature_version" value: { string_value: "1" }',
+            'key: "feature_version" value: { string_value: "3" }',
             'key: "feature_version" value: { string_value: "99" }',
             "feature.version.*99",
         ),

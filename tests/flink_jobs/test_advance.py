@@ -10,17 +10,15 @@ from numpy.typing import NDArray
 
 from flink_jobs.advance import (
     ADVANCED,
-    CALM,
-    FREEZE,
     NO_PARTNER,
-    PATIENCE,
     AdvanceModel,
     KindEvents,
     advance,
 )
+from models.baselines.entity_level import CALM, FREEZE, PATIENCE, LevelPrior, standardised_values
 from models.prior import KindPrior
 from models.tpp.encoder import sequence_features
-from models.tpp.spec import INPUT, MEMORY
+from models.tpp.spec import INPUT, MARK, MEMORY
 from state.table import Table
 from tests.flink_jobs.score_cases import START_MS, encoder
 
@@ -95,7 +93,7 @@ def test_a_first_event_is_scored_against_the_population() -> None:
     assert told["amount"] == pytest.approx(0.5 * 4.0 / 1.5, rel=1e-4)
     assert told["gap_mean"] == 5.0
     assert told["first_ms"] == told["last_ms"] == told["time_ms"] == START_MS
-    assert run.x[0, MEMORY:].tolist() == pytest.approx([0.0, 1.0, 1.0, np.log1p(1) / 5])
+    assert run.x[0, MEMORY:].tolist() == pytest.approx([0.0, 1.0, 1.0, np.log1p(1) / 5, 1.0])
 
 
 def test_a_missing_value_changes_no_level() -> None:
@@ -172,6 +170,33 @@ def test_an_outlier_is_scored_in_full_and_hardly_learned() -> None:
     told = feed(run, [at_s[-1] + 100.0], [level + 40.0])[0]
     assert told["amount"] > 100.0
     assert abs(run.row["level"] - level) < 0.05
+
+
+def test_amounts_are_standardised_as_in_training() -> None:
+    """`standardised_values` is what training walks: freeze, patience and missing values as here."""
+    rng = np.random.default_rng(8)
+    at_s, value = regular(700)
+    value[50::9] = np.nan
+    value[200] += 6.0
+    value[300:600] += 3.0  # long enough that the level freezes, and later gives in
+    run = start()
+    told = feed(run, at_s, value)
+    assert run.told["amount_up"].max() > FREEZE
+    level = LevelPrior(*(getattr(PRIOR, name) for name in LevelPrior._fields))
+    trained = standardised_values(value, level)
+    asked = (told["value"] - told["typical"]) / told["spread"]
+    np.testing.assert_array_equal(np.isnan(trained), np.isnan(value))
+    np.testing.assert_allclose(trained, asked, rtol=1e-6)
+    changed = value.copy()
+    changed[400:] = rng.normal(7.0, 0.5, 300)
+    np.testing.assert_array_equal(standardised_values(changed, level)[:400], trained[:400])
+
+
+@pytest.mark.parametrize(("mark", "asked"), [(0, 0.0), (7, 7.0), (8, 8.0), (255, 8.0)])
+def test_the_model_is_told_the_mark(mark: int, asked: float) -> None:
+    run = start()
+    feed(run, [0.0], [7.0], mark=mark)
+    assert run.x[0, MARK] == asked
 
 
 def shifted(run: Run, at_s: float, n: int, by: float) -> NDArray[np.void]:

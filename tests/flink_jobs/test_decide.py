@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special, stats
 
 from flink_jobs.advance import ADVANCED
 from flink_jobs.decide import (
@@ -16,6 +17,7 @@ from flink_jobs.decide import (
     QUIET,
     DecideModel,
     _normal_upper_quantile,
+    amount_nats,
     decide,
     pack,
     sweep,
@@ -23,7 +25,7 @@ from flink_jobs.decide import (
 from models.baselines.renewal import log_normal_log_survival
 from models.fusion import DETECTORS, FUSED
 from models.prior import KindPrior, Tail
-from models.tpp.mixture import log_survivals
+from models.tpp.mixture import log_pdfs, log_survivals
 from state.table import NEVER_MS, Table
 from tests.flink_jobs.score_cases import START_MS
 
@@ -33,8 +35,16 @@ PRIOR = KindPrior(
     tails=dict.fromkeys((*FUSED, "silence"), TAIL),
     degraded_tails={name: Tail(0.0, 0.5) for name in (*FUSED, "silence")},
 )
-# One normal with mean 0.2 and sd exp(-0.5), four times; marks 0 and 1 usual, the others not.
-ANSWER = np.array([[-1.4] * 4 + [0.2] * 4 + [-0.5] * 4 + [-0.7, -0.7] + [-12.0] * 6], np.float32)
+# One normal with mean 0.2 and sd exp(-0.5), four times; marks 0 and 1 usual, the others not; two
+# amounts usual, one 4 sd above the level.
+ANSWER = np.array(
+    [
+        [-1.4] * 4 + [0.2] * 4 + [-0.5] * 4 + [-0.7, -0.7] + [-12.0] * 6
+        + [-0.7, -0.7, -30.0, -30.0] + [0.0, 4.0, 0.0, 0.0] + [-1.0] * 4
+    ],
+    np.float32,
+)  # fmt: skip
+AMOUNT_PARAMS = ANSWER[:, 20:].astype(np.float64)
 
 
 def model(**changes: object) -> DecideModel:
@@ -75,11 +85,16 @@ def table_of(scale: float = math.log(60.0)) -> Table:
     return table
 
 
+def packed(answer: NDArray[np.float32] = ANSWER, **columns: object) -> NDArray[np.void]:
+    """Return what `answer` predicts; it is asked of no amount unless `columns` have a value."""
+    return pack(answer, told_of(len(answer), **{"value": math.nan, **columns}))
+
+
 def with_prediction(table: Table) -> Table:
-    packed = pack(ANSWER)[0]
+    prediction = packed()[0]
     table.rows["predicted"][0] = 1
-    table.rows["mixture"][0] = packed["mixture"]
-    table.rows["mark_surprise"][0] = packed["mark_surprise"]
+    table.rows["mixture"][0] = prediction["mixture"]
+    table.rows["mark_surprise"][0] = prediction["mark_surprise"]
     return table
 
 
@@ -87,22 +102,26 @@ def with_prediction(table: Table) -> Table:
 
 
 def test_answers_are_rounded_to_their_units() -> None:
-    packed = pack(ANSWER)
-    assert packed.dtype == PREDICTION
-    np.testing.assert_allclose(packed["mixture"][0] / 1024.0, ANSWER[0, :12], atol=0.5 / 1024)
-    np.testing.assert_allclose(packed["mark_surprise"][0] / 16.0, -ANSWER[0, 12:], atol=1 / 32)
+    found = packed(value=10.0)
+    assert found.dtype == PREDICTION
+    np.testing.assert_allclose(found["mixture"][0] / 1024.0, ANSWER[0, :12], atol=0.5 / 1024)
+    np.testing.assert_allclose(found["mark_surprise"][0] / 16.0, -ANSWER[0, 12:20], atol=1 / 32)
+    (surprise,) = two_sided([3.0])
+    assert found["amount_surprise"][0] / 1024.0 == pytest.approx(surprise, abs=0.5 / 1024)
 
 
 def test_answers_out_of_range_are_cut() -> None:
-    packed = pack(np.array([[1e6] * 6 + [-1e6] * 6 + [5.0] * 4 + [-1e6] * 4], np.float32))
-    assert (packed["mixture"][0] / 1024.0).tolist() == [31.0] * 6 + [-31.0] * 6
-    assert packed["mark_surprise"][0].tolist() == [0] * 4 + [254] * 4
+    far = np.concatenate([[1e6] * 6 + [-1e6] * 6 + [5.0] * 4 + [-1e6] * 4, ANSWER[0, 20:]])
+    found = packed(far[None].astype(np.float32), value=1e6)
+    assert (found["mixture"][0] / 1024.0).tolist() == [31.0] * 6 + [-31.0] * 6
+    assert found["mark_surprise"][0].tolist() == [0] * 4 + [254] * 4
+    assert found["amount_surprise"][0] == round(63.9 * 1024)
 
 
 def test_the_compensator_is_that_of_the_prediction() -> None:
     table = with_prediction(table_of())
     told = told_of(log_gap=math.log(200.0))
-    decided = decide(table, told, pack(ANSWER), model())[0]
+    decided = decide(table, told, packed(), model())[0]
     params = np.rint(ANSWER[:, :12] * 1024) / 1024
     wanted = -log_survivals(params, np.array([float(told["log_gap"][0]) - math.log(60.0)]))[0]
     assert decided["compensator"] == pytest.approx(wanted, rel=1e-5)
@@ -125,13 +144,13 @@ def test_a_mark_that_was_not_expected() -> None:
     at = FUSED.index("mark")
     for mark, wanted in ((0, 0.7), (5, 12.0), (255, 0.0)):
         table = with_prediction(table_of())
-        decided = decide(table, told_of(mark=mark), pack(ANSWER), model())[0]
+        decided = decide(table, told_of(mark=mark), packed(), model())[0]
         assert decided["surprise"][at] == pytest.approx(wanted, abs=1 / 32)
 
 
 def test_the_answer_is_kept_for_the_next_event() -> None:
     table = table_of()
-    decide(table, told_of(), pack(ANSWER), model())
+    decide(table, told_of(), packed(), model())
     assert table.rows["predicted"][0] == 1
     assert table.rows["mixture"][0].tolist() == np.rint(ANSWER[0, :12] * 1024).astype(int).tolist()
     decide(table, told_of(time_ms=START_MS + 60_000), None, model())
@@ -144,12 +163,14 @@ def test_the_answer_is_kept_for_the_next_event() -> None:
 @pytest.mark.parametrize("column", ["amount", "amount_up", "amount_down", "rhythm", "partners"])
 def test_each_baseline_alone_can_alert(column: str) -> None:
     at = FUSED.index({"rhythm": "regularity"}.get(column, column))
-    decided = decide(
-        with_prediction(table_of()), told_of(1, **{column: 30.0}), pack(ANSWER), model()
-    )[0]
+    decided = decide(with_prediction(table_of()), told_of(1, **{column: 30.0}), packed(), model())[
+        0
+    ]
     assert decided["verdict"] == ALERT
     assert decided["surprise"][at] == 30.0
-    assert decided["log_p"] == pytest.approx(math.log(len(FUSED)) - 30.0, abs=1e-4)
+    # No answer judged the amount, which is then calibrated as without the model.
+    slope = 0.5 if column == "amount" else 1.0
+    assert decided["log_p"] == pytest.approx(math.log(len(FUSED)) - slope * 30.0, abs=1e-4)
 
 
 def test_what_is_usual_is_quiet() -> None:
@@ -162,8 +183,8 @@ def test_the_threshold_is_the_fused_p_value() -> None:
     bar = -math.log(ALPHA) + math.log(len(FUSED))
     for surprise, verdict in ((bar - 0.01, QUIET), (bar + 0.01, ALERT)):
         table = with_prediction(table_of())
-        told = told_of(amount=surprise, log_gap=math.log(60.0))
-        assert decide(table, told, pack(ANSWER), model())[0]["verdict"] == verdict
+        told = told_of(partners=surprise, log_gap=math.log(60.0))
+        assert decide(table, told, packed(), model())[0]["verdict"] == verdict
 
 
 def test_an_entity_is_not_alerted_on_before_min_events() -> None:
@@ -188,14 +209,92 @@ def test_a_detector_switched_off_is_not_heard() -> None:
         assert decide(table_of(), told, None, model())[0]["verdict"] == ALERT
 
 
+# -- amounts ---------------------------------------------------------------------------------------
+
+
+def two_sided(innovation: list[float]) -> NDArray[np.float64]:
+    """Return -log of twice the smaller tail of ANSWER's amount, by scipy."""
+    weight, mean, log_sd = (part[0] for part in np.split(AMOUNT_PARAMS, 3, axis=1))
+    weight = np.exp(weight) / np.exp(weight).sum()
+    z = (np.array(innovation)[:, None] - mean) / np.exp(log_sd)
+    below, above = (
+        special.logsumexp(tail(z), b=weight, axis=1)
+        for tail in (stats.norm.logcdf, stats.norm.logsf)
+    )
+    return np.asarray(np.maximum(-np.minimum(below, above) - math.log(2.0), 0.0))
+
+
+def amounts(table: Table, innovation: list[float], **arguments: Any) -> NDArray[np.void]:
+    """Decide events of these amounts, in sd from the level, each answered by ANSWER."""
+    n = len(innovation)
+    told = told_of(n, value=7.0 + 2.0 * np.array(innovation), spread=2.0)
+    answers = np.repeat(ANSWER, n, 0)
+    return decide(table, told, pack(answers, told), model(min_events=1_000), **arguments)
+
+
+def test_an_amount_is_judged_by_the_answer_about_its_own_event() -> None:
+    innovation = [-30.0, -9.0, -2.0, 0.0, 1.0, 2.0, 4.0, 5.5, 9.0]
+    decided = amounts(table_of(), innovation)
+    wanted = np.minimum(two_sided([-20.0, *innovation[1:]]), 63.9)
+    np.testing.assert_allclose(decided["surprise"][:, 0], wanted, atol=1e-3)
+    assert (decided["amount_slot"] == 1).all()
+    # Between the two usual amounts the median lies, where nothing is less surprising.
+    assert decided["surprise"][5, 0] == pytest.approx(0.0, abs=1e-3)
+
+
+def test_without_an_answer_or_an_amount_the_baseline_judges() -> None:
+    told = told_of(amount=3.5)
+    for predictions in (None, packed()):
+        decided = decide(table_of(), told, predictions, model())[0]
+        assert decided["surprise"][0] == 3.5
+        assert decided["amount_slot"] == 0
+
+
+def test_the_likelihood_counts_gap_mark_and_amount() -> None:
+    told = told_of(value=8.5, log_gap=math.log(90.0), mark=1)
+    measured = amount_nats(ANSWER, told)
+    assert measured[0] == pytest.approx(-log_pdfs(AMOUNT_PARAMS, np.array([1.5]))[0], rel=1e-5)
+    prediction = pack(ANSWER, told)
+    decided = decide(
+        with_prediction(table_of()), told, prediction, model(), measured=measured
+    )[0]  # fmt: skip
+    params = np.rint(ANSWER[:, :12] * 1024) / 1024
+    gap = -log_pdfs(params, told["log_gap"] - math.log(60.0))[0]
+    assert decided["nats"] == pytest.approx(gap + 11 / 16 + measured[0], rel=1e-5)
+    missing = told_of(value=math.nan)
+    assert amount_nats(ANSWER, missing)[0] == 0.0
+    assert amount_nats(None, told).tolist() == [0.0]
+
+
+def test_an_amount_is_calibrated_by_the_model_that_answers_now() -> None:
+    """Gap and mark were predicted by the model before; the amount is judged by the one after."""
+    later = KindPrior(tails={**PRIOR.tails, "amount": Tail(0.0, 0.01)})
+    chosen = model().serving({2: later})
+    told = told_of(value=7.0 - 12.0)
+    (surprise,) = two_sided([-12.0])
+    verdicts = {}
+    for slot in (1, 2):
+        table = with_prediction(table_of())
+        decided = decide(table, told, pack(ANSWER, told), chosen, slot=slot)[0]
+        assert (decided["slot"], decided["amount_slot"]) == (1, slot)
+        verdicts[slot] = decided["verdict"]
+        offset, slope = chosen.tails(1, slot)
+        assert slope[0] == (1.0 if slot == 1 else 0.01)
+        assert (slope[1:] == 1.0).all()
+        assert (offset == 0.0).all()
+    assert surprise > 30.0
+    assert verdicts == {1: ALERT, 2: QUIET}
+
+
 def test_an_unknown_detector_is_refused() -> None:
     with pytest.raises(ValueError, match="expected detectors of .*, found .'magic'"):
         model(detectors=["amount", "magic"])
 
 
 def test_degraded_scores_take_their_own_calibration() -> None:
-    aided = decide(with_prediction(table_of()), told_of(amount=15.0), pack(ANSWER), model())[0]
-    unaided = decide(table_of(), told_of(amount=15.0), None, model())[0]
+    told = told_of(partners=15.0)
+    aided = decide(with_prediction(table_of()), told, packed(), model())[0]
+    unaided = decide(table_of(), told, None, model())[0]
     assert (aided["verdict"], unaided["verdict"]) == (ALERT, QUIET)  # slope 1 against slope 0.5
 
 
@@ -246,7 +345,7 @@ def test_a_silence_is_due_where_its_survival_falls_below_alpha(answered: bool) -
     table = table_of()
     chosen = model(silence_alpha=1e-3)
     told = told_of(events=20)
-    decide(table, told, pack(ANSWER) if answered else None, chosen)
+    decide(table, told, packed() if answered else None, chosen)
     assert sweep(table, int(table.deadline_ms[0]), chosen) == []
     ((row, due_ms),) = sweep(table, 1 << 60, chosen)
     assert row == 0
@@ -268,7 +367,7 @@ def test_the_first_look_at_a_deadline_is_a_lower_bound() -> None:
     answer[0, 4:8] = [-1.0, 0.0, 1.0, 2.0]
     table = table_of()
     chosen = model()
-    decide(table, told_of(events=20), pack(answer), chosen)
+    decide(table, told_of(events=20), packed(answer), chosen)
     bound = int(table.deadline_ms[0])
     assert sweep(table, bound + 1, chosen) == []
     due = int(table.deadline_ms[0])
@@ -281,7 +380,7 @@ def test_the_event_that_ends_a_silence_tells_it_as_the_sweep_would() -> None:
     tables = [table_of(), table_of()]
     chosen = model()
     for table in tables:
-        decide(table, told_of(events=20), pack(ANSWER), chosen)
+        decide(table, told_of(events=20), packed(), chosen)
     ((_, due_ms),) = sweep(tables[0], 1 << 60, chosen)
     after = told_of(
         time_ms=due_ms + 5000,
@@ -289,18 +388,18 @@ def test_the_event_that_ends_a_silence_tells_it_as_the_sweep_would() -> None:
         events=21,
         log_gap=math.log((due_ms + 5000 - START_MS) / 1000),
     )
-    assert decide(tables[0], after, pack(ANSWER), chosen)[0]["silence_ms"] == NEVER_MS
-    assert decide(tables[1], after, pack(ANSWER), chosen)[0]["silence_ms"] == due_ms
+    assert decide(tables[0], after, packed(), chosen)[0]["silence_ms"] == NEVER_MS
+    assert decide(tables[1], after, packed(), chosen)[0]["silence_ms"] == due_ms
     assert tables[0].deadline_ms[0] == tables[1].deadline_ms[0] > due_ms
 
 
 def test_an_event_in_time_ends_the_wait() -> None:
     table = table_of()
     chosen = model()
-    decide(table, told_of(events=20), pack(ANSWER), chosen)
+    decide(table, told_of(events=20), packed(), chosen)
     deadline = int(table.deadline_ms[0])
     later = told_of(time_ms=START_MS + 50_000, last_ms=START_MS, events=21, log_gap=math.log(50.0))
-    assert decide(table, later, pack(ANSWER), chosen)[0]["silence_ms"] == NEVER_MS
+    assert decide(table, later, packed(), chosen)[0]["silence_ms"] == NEVER_MS
     assert table.deadline_ms[0] == pytest.approx(deadline + 50_000, abs=2)
 
 
@@ -311,7 +410,7 @@ def test_an_event_in_time_ends_the_wait() -> None:
 def test_where_silence_is_not_told_nothing_is_awaited(changes: dict[str, object]) -> None:
     table = table_of()
     chosen = model(**changes)
-    decide(table, told_of(events=20), pack(ANSWER), chosen)
+    decide(table, told_of(events=20), packed(), chosen)
     assert table.deadline_ms[0] == NEVER_MS
     assert sweep(table, 1 << 60, chosen) == []
 
@@ -322,7 +421,7 @@ def test_silences_are_told_earliest_first() -> None:
     chosen = model()
     for row, minute in enumerate((30, 10, 20)):
         told = told_of(events=20, row=row, time_ms=START_MS + 60_000 * minute, timed=False)
-        decide(table, told, pack(ANSWER), chosen)
+        decide(table, told, packed(), chosen)
     assert [row for row, _ in sweep(table, 1 << 60, chosen)] == [1, 2, 0]
 
 

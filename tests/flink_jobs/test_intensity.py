@@ -26,18 +26,19 @@ from flink_jobs.intensity import (
 )
 from flink_jobs.intensity_protocol import IntensityCounters
 from flink_jobs.settings import TritonSettings, load
+from models.tpp import spec
 
 MODEL = Path(__file__).parents[2] / "triton_repo" / "intensity" / "1"
 
 
 def _rows(count: int, seed: int = 0) -> NDArray[np.float32]:
-    x = np.random.default_rng(seed).normal(0, 2, (count, 68)).astype(np.float32)
-    x[:, 64:] = (0.0, 1.0, 0.0, 1.0)
+    x = np.random.default_rng(seed).normal(0, 2, (count, spec.INPUT)).astype(np.float32)
+    x[:, 64:] = (0.0, 1.0, 0.0, 1.0, 2.0)
     return x
 
 
 def _answer(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.repeat(x[:, :1], 20, axis=1)
+    return np.repeat(x[:, :1], spec.OUTPUT, axis=1)
 
 
 class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
@@ -48,9 +49,9 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         self.code: grpc.StatusCode | None = None
         self.gate = threading.Event()
         self.gate.set()
-        self.feature_version = "1"
+        self.feature_version = spec.FEATURE_VERSION
         self.model_version = "tpp-a"
-        self.width = 68
+        self.width = spec.INPUT
         self.sizes: list[int] = []
         self.arrived = 0
 
@@ -61,7 +62,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
     ) -> service_pb2.ModelConfigResponse:
         config = model_config_pb2.ModelConfig(name=request.name)
         config.input.add(name="x", data_type="TYPE_FP32", dims=[-1, self.width])
-        config.output.add(name="y", data_type="TYPE_FP32", dims=[-1, 20])
+        config.output.add(name="y", data_type="TYPE_FP32", dims=[-1, spec.OUTPUT])
         config.parameters["feature_version"].string_value = self.feature_version
         config.parameters["model_version"].string_value = self.model_version
         return service_pb2.ModelConfigResponse(config=config)
@@ -73,7 +74,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         self.gate.wait(5)
         if self.code is not None:
             context.abort(self.code, "as told")
-        x = np.frombuffer(request.raw_input_contents[0], np.float32).reshape(-1, 68)
+        x = np.frombuffer(request.raw_input_contents[0], np.float32).reshape(-1, spec.INPUT)
         assert list(request.inputs[0].shape) == list(x.shape)
         self.sizes.append(len(x))
         y = self.reply(x).astype(np.float32)
@@ -149,23 +150,23 @@ def test_a_batch_is_split_and_comes_back_in_order(client: TritonClient, fake: Fa
 
 
 def test_no_rows_need_no_request(client: TritonClient) -> None:
-    y = client.submit(np.empty((0, 68), np.float32)).result(0)
+    y = client.submit(np.empty((0, spec.INPUT), np.float32)).result(0)
     assert y is not None
-    assert y.shape == (0, 20)
+    assert y.shape == (0, spec.OUTPUT)
 
 
 @pytest.mark.parametrize(
-    "x", [np.zeros((2, 67), np.float32), np.zeros((2, 68)), np.zeros(68, np.float32)]
+    "x", [np.zeros((2, 68), np.float32), np.zeros((2, 69)), np.zeros(69, np.float32)]
 )
 def test_a_wrong_input_is_the_callers_error(client: TritonClient, x: NDArray[np.float32]) -> None:
-    with pytest.raises(ValueError, match=r"expected float32 \[rows, 68\]"):
+    with pytest.raises(ValueError, match=r"expected float32 \[rows, 69\]"):
         client.submit(x)
 
 
 def test_check_model_tells_versions_and_closes_the_breaker(client: TritonClient) -> None:
     assert _state(client) == "open"
     info = client.check_model()
-    assert (info.name, info.version, info.feature_version) == ("intensity", "1", "1")
+    assert (info.name, info.version, info.feature_version) == ("intensity", "1", "3")
     assert info.model_version == client.model_version == "tpp-a"
     assert _state(client) == "closed"
     assert client.health()
@@ -173,7 +174,7 @@ def test_check_model_tells_versions_and_closes_the_breaker(client: TritonClient)
 
 def test_another_feature_version_is_refused(client: TritonClient, fake: FakeTriton) -> None:
     fake.feature_version = "2"
-    with pytest.raises(IncompatibleModelError, match="expected feature version 1, found 2"):
+    with pytest.raises(IncompatibleModelError, match="expected feature version 3, found 2"):
         client.check_model()
     assert _state(client) == "open"
     assert client.submit(_rows(1)).result(1) is None
@@ -181,7 +182,7 @@ def test_another_feature_version_is_refused(client: TritonClient, fake: FakeTrit
 
 def test_another_input_width_is_refused(client: TritonClient, fake: FakeTriton) -> None:
     fake.width = 70
-    with pytest.raises(IncompatibleModelError, match=r"expected one input 'x'.*\[-1, 68\]"):
+    with pytest.raises(IncompatibleModelError, match=r"expected one input 'x'.*\[-1, 69\]"):
         client.check_model()
 
 

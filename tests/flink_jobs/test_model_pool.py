@@ -430,4 +430,4 @@ def test_a_model_event_as_a_message() -> None:
         "version": 1, "weights": "tpp-1", "other": {"version": 2, "weights": "tpp-2"},
         "generation": 7, "reason": "it does not answer", "report": {"warm": 1.0},
     }  # fmt: skip
-    assert answer_to(np.zeros((1, 68), np.float32)).shape == (1, 20)
+    assert answer_to(np.zeros((1, 69), np.float32)).shape == (1, 32)

@@ -113,7 +113,7 @@ def test_memory_and_answers_stay_in_range_over_a_million_events(
         if turn == 20:
             settled = heights[-1]
     assert max(heights[20:]) <= settled * 1.01
-    x = np.concatenate([memory, [0.0, 1.0, 0.0, np.log1p(1e6) / 5]]).astype(np.float32)[None]
+    x = np.concatenate([memory, [0.0, 1.0, 0.0, np.log1p(1e6) / 5, 2.0]]).astype(np.float32)[None]
     y = InProcessClient(MODEL / "decoder.onnx").submit(x).result(0)
     assert y is not None
     assert np.isfinite(y).all()

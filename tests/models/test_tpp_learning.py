@@ -42,13 +42,18 @@ from models.tpp.training.network import (  # noqa: E402
     Decoder,
     Encoder,
     fix_marks,
-    gap_log_density,
+    mixture_log_density,
 )
 from models.tpp.training.recurrence import parallel_scan, scan, slowest_decay  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 START_MS = 1_767_225_600_000
 PRIOR = KindPrior(gap_mean=4.0, gap_within_var=0.6)
+
+
+def amounts(mark: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.float64]:
+    """Return values whose level depends on the mark."""
+    return np.asarray(PRIOR.value_mean + 2.0 * mark - 2.0 + rng.normal(0.0, 0.5, len(mark)))
 
 
 def stream(entities: int = 30, events: int = 120, seed: int = 4) -> KindData:
@@ -61,8 +66,9 @@ def stream(entities: int = 30, events: int = 120, seed: int = 4) -> KindData:
     time_ms = np.concatenate(times).astype(np.int64)
     starts = np.arange(0, entities * events + 1, events)
     return KindData(
-        "user", PRIOR, time_ms, mark, starts, np.arange(entities), int(time_ms.max()) + 1
-    )
+        "user", PRIOR, time_ms, mark, amounts(mark, rng), starts, np.arange(entities),
+        int(time_ms.max()) + 1,
+    )  # fmt: skip
 
 
 CONFIG = TrainingConfig(
@@ -104,7 +110,8 @@ def test_mixed_precision_learns_and_keeps_weights_and_likelihoods_wide(precision
     narrow = train(learning, held, CONFIG, Setting(hardware=Hardware("cpu", precision)))
     assert all(p.dtype == torch.float32 for p in narrow.decoder.parameters())
     assert narrow.validation[-1] < narrow.validation[0]
-    assert narrow.validation[-1] == pytest.approx(wide.validation[-1], abs=0.02)
+    # fp16 leaves out the first steps, until its scale of the loss fits.
+    assert narrow.validation[-1] == pytest.approx(wide.validation[-1], abs=0.05)
     assert narrow.validation != wide.validation
 
 
@@ -191,7 +198,9 @@ def plan_folder(folder: Path, **changes: object) -> Plan:
     plan = replace(plan, **changes)  # type: ignore[arg-type]
     folder.mkdir(exist_ok=True)
     save_prior(Prior({"user": PRIOR}), folder / plans.PRIOR)
-    plans.write_plan(folder, plan, [KindSequences("user", data.time_ms, data.mark, data.starts)])
+    plans.write_plan(
+        folder, plan, [KindSequences("user", data.time_ms, data.mark, data.value, data.starts)]
+    )
     return plan
 
 
@@ -375,19 +384,19 @@ def test_the_teacher_does_not_see_the_future() -> None:
 
 def test_what_the_teacher_says_is_integrated_right() -> None:
     torch.manual_seed(5)
-    of, by = (Decoder()(torch.randn(40, spec.INPUT)).detach() for _ in range(2))
+    of, by = (Decoder()(torch.randn(40, spec.INPUT)).detach()[:, spec.GAP] for _ in range(2))
     grid = torch.linspace(-60.0, 60.0, 48_001)
     step = float(grid[1] - grid[0])
     for n in range(0, 40, 8):
-        p = gap_log_density(of[n].expand(len(grid), -1), grid).exp()
-        q = gap_log_density(by[n].expand(len(grid), -1), grid)
+        p = mixture_log_density(of[n].expand(len(grid), -1), grid).exp()
+        q = mixture_log_density(by[n].expand(len(grid), -1), grid)
         expected = float(-(p * q).sum() * step)
-        found = float(teacher.gap_cross_entropy(of[n : n + 1], by[n : n + 1])[0])
+        found = float(teacher.cross_entropy(of[n : n + 1], by[n : n + 1])[0])
         assert found == pytest.approx(expected, abs=0.02)
     # Nobody is followed better than by the teacher itself.
-    own = teacher.gap_cross_entropy(of, of)
+    own = teacher.cross_entropy(of, of)
     by[:, spec.MEAN] += 0.5
-    assert bool((teacher.gap_cross_entropy(of, by) > own).all())
+    assert bool((teacher.cross_entropy(of, by) > own).all())
 
 
 def test_a_student_comes_nearer_to_its_teacher() -> None:
@@ -404,8 +413,8 @@ def test_a_student_comes_nearer_to_its_teacher() -> None:
         with torch.no_grad():
             soft = predict(*taught, block)
             y = predict(encoder, decoder, block)
-            own = teacher.gap_cross_entropy(soft, soft)
-            return float((teacher.gap_cross_entropy(soft, y) - own).mean())
+            own = teacher.cross_entropy(soft[:, spec.GAP], soft[:, spec.GAP])
+            return float((teacher.cross_entropy(soft[:, spec.GAP], y[:, spec.GAP]) - own).mean())
 
     by_data = train(learning, held, config)
     by_teacher = train(learning, held, replace(config, patience=99), Setting(loss=loss))
@@ -429,5 +438,5 @@ def test_short_segments_count_each_event_once() -> None:
         assert np.isfinite(mean_losses(encoder, decoder, blocks)).all()
     assert counts[0] == counts[1]
     fix_marks(decoder, np.log(np.full(8, 0.125)))
-    _, mark = event_losses(predict(encoder, decoder, build(pieces[:1])), build(pieces[:1]))
+    _, mark, _ = event_losses(predict(encoder, decoder, build(pieces[:1])), build(pieces[:1]))
     assert float(mark.detach().max()) == pytest.approx(np.log(8.0), abs=1e-5)

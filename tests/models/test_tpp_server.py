@@ -141,12 +141,15 @@ def _broken(column: int, value: float) -> NDArray[np.float32]:
         (_broken(spec.RATIO, 0.0), "ratio"),
         (_broken(spec.RATIO, -1.0), "ratio"),
         (_broken(spec.RATIO, 20.1), "ratio"),
+        (_broken(spec.MARK, 9.0), "mark"),
+        (_broken(spec.MARK, -1.0), "mark"),
+        (_broken(spec.MARK, 1.5), "mark"),
         (_broken(spec.IS_FIRST, 0.5), "is_first"),
         (_broken(spec.ZGAP, -6.1), "zgap"),
         (_broken(spec.LOG_COUNT, -0.1), "must not be negative"),
-        (np.zeros((0, 68), np.float32), r"shape \[rows >= 1, 68\], found \[0, 68\]"),
+        (np.zeros((0, 69), np.float32), r"shape \[rows >= 1, 69\], found \[0, 69\]"),
         (np.zeros((2, 67), np.float32), r"found \[2, 67\]"),
-        (np.zeros(68, np.float32), r"found \[68\]"),
+        (np.zeros(69, np.float32), r"found \[69\]"),
         (_rows(2).astype(np.float64), "must be FP32, found float64"),
     ],
 )
@@ -211,7 +214,7 @@ def test_a_client_that_asks_for_faults_gets_an_answer_for_each_row(model: Any) -
 def test_each_bad_row_is_named_as_the_request_would_be(module: types.ModuleType) -> None:
     """Both say the same of one row, for all that can be wrong."""
     for column, value in (
-        (0, np.inf), (spec.RATIO, -1.0), (spec.RATIO, 20.1), (spec.IS_FIRST, 2.0),
+        (0, np.inf), (spec.RATIO, -1.0), (spec.RATIO, 20.1), (spec.IS_FIRST, 2.0), (spec.MARK, 8.5),
         (spec.ZGAP, 6.1), (spec.LOG_COUNT, -1.0), (spec.LOG_COUNT, 0.0),
     ):  # fmt: skip
         x = _rows(1)
@@ -263,7 +266,7 @@ def test_answers_are_those_of_the_export(model: Any) -> None:
 
 
 def test_another_feature_version_does_not_load(module: types.ModuleType) -> None:
-    with pytest.raises(RuntimeError, match="has feature version 1, the configuration says 2"):
+    with pytest.raises(RuntimeError, match="has feature version 3, the configuration says 2"):
         module.TritonPythonModel().initialize(_arguments(FOLDER, "2"))
 
 
@@ -307,5 +310,5 @@ def test_configurations_name_the_shipped_weights(name: str) -> None:
     card = json.loads((FOLDER / "1" / "card.json").read_text())
     for key in ("model_version", "feature_version"):
         assert f'key: "{key}" value: {{ string_value: "{card[key]}" }}' in text
-    assert "dims: [ -1, 68 ]" in text
-    assert "dims: [ -1, 20 ]" in text
+    assert "dims: [ -1, 69 ]" in text
+    assert "dims: [ -1, 32 ]" in text

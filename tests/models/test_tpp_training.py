@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,8 +41,8 @@ from models.tpp.training.network import (  # noqa: E402
     Decoder,
     Encoder,
     encoder_arrays,
-    gap_log_density,
-    gap_log_survival,
+    mixture_log_density,
+    mixture_log_survival,
 )
 from models.tpp.training.recurrence import scan, slowest_decay  # noqa: E402
 
@@ -57,7 +58,8 @@ def _data(gaps_s: list[NDArray[np.float64]], seed: int = 1) -> KindData:
     prior = KindPrior(gap_mean=float(logs.mean()), gap_within_var=float(logs.var()))
     mark = rng.integers(0, 5, len(time_ms)).astype(np.uint8)
     owner = np.arange(len(gaps_s))
-    return KindData("user", prior, time_ms, mark, starts, owner, int(time_ms.max()) + 1_000)
+    value = rng.normal(prior.value_mean, 1.0, len(time_ms))
+    return KindData("user", prior, time_ms, mark, value, starts, owner, int(time_ms.max()) + 1_000)
 
 
 def test_torch_memory_equals_the_kernel_over_10000_events() -> None:
@@ -143,16 +145,20 @@ def test_sequences_do_not_see_each_other() -> None:
     assert torch.equal(both[40:], alone)
 
 
-def test_likelihoods_equal_the_mixture_kernels() -> None:
+@pytest.mark.parametrize("head", ["gap", "amount"])
+def test_likelihoods_equal_the_mixture_kernels(head: str) -> None:
     torch.manual_seed(0)
     y = Decoder()(torch.randn(50, spec.INPUT)).detach()
     value = torch.linspace(-4, 4, 50)
-    params = y.numpy()[:, :12]
+    part = spec.AMOUNT if head == "amount" else spec.GAP
+    params = y.numpy()[:, part]
     np.testing.assert_allclose(
-        gap_log_density(y, value).numpy(), log_pdfs(params, value.numpy()), atol=1e-4
+        mixture_log_density(y[:, part], value).numpy(), log_pdfs(params, value.numpy()), atol=1e-4
     )
     np.testing.assert_allclose(
-        gap_log_survival(y, value).numpy(), log_survivals(params, value.numpy()), atol=1e-4
+        mixture_log_survival(y[:, part], value).numpy(),
+        log_survivals(params, value.numpy()),
+        atol=1e-4,
     )
 
 
@@ -163,9 +169,9 @@ def test_the_end_of_watching_counts_as_survival() -> None:
     closed = build([Segment(data, 0, 10, True, 1.0)])
     cut_off = build([Segment(data, 0, 5, False, 1.0)])
     with torch.no_grad():
-        gap, _ = event_losses(predict(encoder, decoder, closed), closed)
+        gap, _, _ = event_losses(predict(encoder, decoder, closed), closed)
         assert float(gap[-1]) > 0.0
-        gap, mark = event_losses(predict(encoder, decoder, cut_off), cut_off)
+        gap, mark, _ = event_losses(predict(encoder, decoder, cut_off), cut_off)
     assert float(gap[-1]) == float(mark[-1]) == 0.0
 
 
@@ -193,6 +199,46 @@ def test_training_reaches_the_entropy_of_a_renewal_process() -> None:
     assert found.gap < found.gap_poisson
     again = train([(data, np.arange(30))], held, config)
     assert again.validation == fitted.validation, "the same seed gives the same model"
+
+
+def test_the_amount_is_learnt_given_the_mark() -> None:
+    """Each mark has an amount of its own: who knows the mark is less surprised than the level."""
+    rng = np.random.default_rng(6)
+    data = _data([rng.lognormal(4.0, 0.5, 300) for _ in range(40)])
+    prior = replace(data.prior, value_mean=5.0, value_between_var=0.01, value_within_var=1.0)
+    far = np.where(data.mark == 4, 2.0, -0.5)  # variance 1 in all
+    value = 5.0 + far + rng.normal(0.0, 0.1, len(far))
+    value[::11] = np.nan
+    data = replace(data, prior=prior, value=value)
+    config = TrainingConfig(seed=1, steps=150, batch_events=2_048, longest=(512,), check_steps=50)
+    held = cut(data, np.arange(30, 40), 1 << 30)
+    fitted = train([(data, np.arange(30))], held, config)
+    found = judge(fitted.encoder, fitted.decoder, data, np.arange(30, 40))
+    # Given the mark what is left is the noise of .1, and how the level wanders meanwhile.
+    assert found.amount < 0.0 < 1.2 < found.amount_level
+    assert fitted.looks[-1].amount == pytest.approx(found.amount * 10 / 11, abs=0.1)
+    # A likelihood of the amount that learns from the amount itself would be a fault.
+    block = build(held[:1])
+    with torch.no_grad():
+        before = predict(fitted.encoder, fitted.decoder, block)
+        other = build([replace(held[0], data=replace(data, value=value + 1.0))])
+        after = predict(fitted.encoder, fitted.decoder, other)
+    assert torch.equal(before, after)
+
+
+def test_without_amounts_nothing_is_learnt_of_them() -> None:
+    data = _data([np.full(20, 60.0)])
+    data = replace(data, value=np.full(20, np.nan))
+    torch.manual_seed(0)
+    encoder, decoder = Encoder(), Decoder()
+    block = build(cut(data, np.arange(1), 1 << 30))
+    _, _, amount = event_losses(predict(encoder, decoder, block), block)
+    amount.sum().backward()
+    assert float(amount.detach().abs().max()) == 0.0
+    assert all(bool(p.grad.isfinite().all()) for p in decoder.parameters() if p.grad is not None)
+    found = judge(encoder, decoder, data, np.arange(1))
+    assert math.isnan(found.amount)
+    assert found.as_dict()["amount"] is None
 
 
 def test_export_equals_torch_and_names_its_weights(tmp_path: Path) -> None:

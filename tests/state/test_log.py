@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from state.columns import Strings
 from state.log import (
+    FORMER_ANSWER,
     LoggedBatch,
     ShardLog,
     decode_answers,
@@ -21,7 +22,10 @@ from state.log import (
 from state.table import NEVER_MS, ROW_BYTES, Table, id_of
 
 FORM = {"kinds": ["user", "merchant"], "page_rows": 8}
-ANSWER = np.dtype([("mixture", np.int16, 12), ("mark_surprise", np.uint8, 8)])
+ANSWER = np.dtype(
+    [("mixture", np.int16, 12), ("mark_surprise", np.uint8, 8), ("amount_surprise", np.uint16)]
+)
+ABSENT = np.array([((0,) * 12, (0,) * 8, 65535)], ANSWER)[0]
 
 
 class DictStore(dict[int, bytes]):
@@ -91,14 +95,30 @@ def test_a_batch_record_comes_back(n: int, seed: int, kinds: int, partitions: in
 def test_an_answer_record_comes_back(sizes: list[int], seed: int) -> None:
     rng = np.random.default_rng(seed)
     answers = [np.frombuffer(rng.bytes(size * ANSWER.itemsize), ANSWER, size) for size in sizes]
-    back, slot = decode_answers(encode_answers(answers, len(sizes), 200), ANSWER)
+    back, slot = decode_answers(encode_answers(answers, len(sizes), 200), ABSENT)
     assert slot == 200
     assert back is not None
     assert [b.tobytes() for b in back] == [a.tobytes() for a in answers]
 
 
+def test_answers_of_before_amounts_say_nothing_of_them() -> None:
+    former = np.dtype([(name, ANSWER[name]) for name in FORMER_ANSWER])
+    rng = np.random.default_rng(3)
+    answers = [np.frombuffer(rng.bytes(n * former.itemsize), former, n) for n in (4, 0, 1)]
+    data = bytearray(encode_answers(answers, 3, 7))
+    struct.pack_into("<H", data, 4, 3)
+    back, slot = decode_answers(bytes(data), ABSENT)
+    assert slot == 7
+    assert back is not None
+    for mine, other in zip(back, answers, strict=True):
+        assert mine.dtype == ANSWER
+        for name in FORMER_ANSWER:
+            np.testing.assert_array_equal(mine[name], other[name])
+        assert (mine["amount_surprise"] == 65535).all()
+
+
 def test_no_answer_comes_back_as_none() -> None:
-    assert decode_answers(encode_answers(None, 3), ANSWER) == (None, 0)
+    assert decode_answers(encode_answers(None, 3), ABSENT) == (None, 0)
 
 
 ADVICE = "restore with the release that wrote it, or with one that migrates it"
@@ -107,17 +127,17 @@ ADVICE = "restore with the release that wrote it, or with one that migrates it"
 def test_a_batch_record_of_another_version_is_refused() -> None:
     data = bytearray(encode_batch(logged(2)))
     struct.pack_into("<H", data, 4, 99)
-    with pytest.raises(ValueError, match=f"event log: .* of version 3, found .* 99; {ADVICE}"):
+    with pytest.raises(ValueError, match=f"event log: .* of version 4, found .* 99; {ADVICE}"):
         decode_batch(bytes(data))
 
 
 def test_an_answer_record_of_another_version_is_refused() -> None:
     data = bytearray(encode_answers(None, 1))
     struct.pack_into("<H", data, 4, 99)
-    with pytest.raises(ValueError, match=f"answer log: .* of version 3, found .* 99; {ADVICE}"):
-        decode_answers(bytes(data), ANSWER)
+    with pytest.raises(ValueError, match=f"answer log: .* of version 4, found .* 99; {ADVICE}"):
+        decode_answers(bytes(data), ABSENT)
     with pytest.raises(ValueError, match="answer log: expected b'EdLa'"):
-        decode_answers(encode_batch(logged(2)), ANSWER)
+        decode_answers(encode_batch(logged(2)), ABSENT)
 
 
 def filled(count: int, seed: int = 0) -> Table:

@@ -19,8 +19,9 @@ def render(card: Mapping[str, Any]) -> str:
         f"# Intensity model {card['model_version']}",
         "",
         "Predicts, after each event of an entity, a log-normal mixture of the time to its next",
-        "event and the probabilities of that event's mark. One model serves users, merchants and",
-        f"devices. Feature version {card['feature_version']} (`models/tpp/spec.py`).",
+        "event and the probabilities of that event's mark, and once the event is there a mixture",
+        "for its amount given gap and mark. One model serves users, merchants and devices.",
+        f"Feature version {card['feature_version']} (`models/tpp/spec.py`).",
         "",
         f"    {card['command']}",
         "",
@@ -33,23 +34,25 @@ def render(card: Mapping[str, Any]) -> str:
         "## Likelihoods",
         "Negative log likelihood, nats per event (gap: density of log gap; lower is better),",
         "beside a log-normal renewal process and a Poisson process with the entity's own running",
-        "moments, and the entity's own running mark frequencies. Tail: how often the survival",
-        "probability of a gap was below exp(-4), exp(-7), exp(-10), over what that promises (1 is",
-        "calibrated). Prior and weekly profile are always those of the time trained on.",
+        "moments, the entity's own running mark shares, and the normal distribution that",
+        "its own level promises (amount: density of the standardised innovation). Tail: how often",
+        "the survival probability of a gap was below exp(-4), exp(-7), exp(-10), over what that",
+        "promises (1 is calibrated). Prior and weekly profile are those of the time trained on.",
     ]
     for key, title in _SETS.items():
         lines += [
             "",
             f"### {title}",
-            "| kind | events | gap | renewal | Poisson | mark | frequencies | tail |",
-            "|---|---|---|---|---|---|---|---|",
+            "| kind | events | gap | renewal | Poisson | mark | share | amount | level | tail |",
+            "|---|---|---|---|---|---|---|---|---|---|",
         ]
         for row in card["judged"][key]:
             tail = ", ".join(f"{value:.2f}" for value in row["tail_ratio"])
             lines.append(
                 f"| {row['kind']} | {row['events']:,} | {row['gap']:.4f} | "
                 f"{row['gap_renewal']:.4f} | {row['gap_poisson']:.4f} | {row['mark']:.4f} | "
-                f"{row['mark_frequency']:.4f} | {tail} |"
+                f"{row['mark_frequency']:.4f} | {row['amount']:.4f} | {row['amount_level']:.4f} | "
+                f"{tail} |"
             )
     lines += [
         "",
@@ -58,7 +61,8 @@ def render(card: Mapping[str, Any]) -> str:
         "- A held-out merchant's payments are also in the sequences of users that were trained on,",
         "  and the other way round: only the world of another seed is wholly new.",
         "- Marks: for users and devices it is no better than the entity's own frequencies.",
-        "- It reads times and marks, not amounts or partners.",
+        "- It reads times and marks, no partners; of earlier amounts it knows what the entity's",
+        "  own level makes of them.",
         "- Its components are at least 2% of a gap wide: it cannot call a clockwork punctual.",
         "- Far tails (beyond exp(-7)) rest on the mixture's form: calibrate before alerting.",
         "",

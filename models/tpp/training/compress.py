@@ -111,9 +111,9 @@ def _onnx_nats(encoder: Encoder, decoder: Path, blocks: Sequence[Block], marks: 
     for block in blocks:
         with torch.no_grad():
             x = decoder_input(encoder, block).numpy()
-            gap, mark = event_losses(torch.from_numpy(answers(decoder, x)), block)
+            gap, mark, amount = event_losses(torch.from_numpy(answers(decoder, x)), block)
         counts = torch.from_numpy(block.weight > 0.0)
-        total += float(gap[counts].sum() + (mark[counts].sum() if marks else 0.0))
+        total += float((gap + amount + (mark if marks else 0.0))[counts].sum())
         count += int((block.known & (block.weight > 0.0)).sum())
     return total / max(count, 1)
 
@@ -198,7 +198,7 @@ def compress(
         data: to learn from and to judge on.
         config: of the base's training.
         setting: likewise; a kept encoder is kept here as well.
-        check: float32 [rows, 68], see `write_model`.
+        check: float32 [rows, 69], see `write_model`.
         folder: emptied.
         log_share: of constant mark probabilities; empty where marks are learnt.
         report: told of each step.

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from models.baselines.entity_level import LevelPrior, standardised_values
 from models.baselines.renewal import GAP_PRIOR_EVENTS, cumulative_profile, operational_s
 from models.prior import KindPrior
 from models.prior_fit import fit_kind
@@ -34,6 +35,7 @@ class KindData:
         prior: what the stream would know of the kind.
         time_ms: int64[n], event times, in order within a sequence.
         mark: uint8[n].
+        value: float64[n], transformed amount; NaN is missing.
         starts: int64[s + 1], where each sequence begins, and the end.
         owner: int64[s], the entity's number, for a device that of its user: a user's sequence is
             nearly that of its devices, so the two must be held out together.
@@ -44,6 +46,7 @@ class KindData:
     prior: KindPrior
     time_ms: NDArray[np.int64]
     mark: NDArray[np.uint8]
+    value: NDArray[np.float64]
     starts: NDArray[np.int64]
     owner: NDArray[np.int64]
     end_ms: int
@@ -79,9 +82,10 @@ class Block:
         u: float32[n, 11], encoder features.
         slowest: float32[n], decay of the longest time constant.
         first: bool[n], a segment begins.
-        rest: float32[n, 4], zgap, ratio, is_first, log1p(events) / 5.
+        rest: float32[n, 5], zgap, ratio, is_first, log1p(events) / 5, mark.
         target: float32[n], log(next gap) - m; where censored, that of the time watched.
         next_mark: int64[n], -1 where there is none.
+        amount: float32[n], standardised innovation of the event's own amount; NaN is missing.
         known: bool[n], the next event is known.
         censored: bool[n], nothing followed until the end.
         weight: float32[n], 0 where a prediction does not count.
@@ -93,6 +97,7 @@ class Block:
     rest: NDArray[np.float32]
     target: NDArray[np.float32]
     next_mark: NDArray[np.int64]
+    amount: NDArray[np.float32]
     known: NDArray[np.bool_]
     censored: NDArray[np.bool_]
     weight: NDArray[np.float32]
@@ -125,8 +130,8 @@ def gather(
     prior: KindPrior | None = None,
 ) -> KindData:
     """Sort payments into the sequences of one kind, and fit the prior if none is given."""
+    value = np.log(payments.amount.astype(np.float64))
     if prior is None:
-        value = np.log(payments.amount.astype(np.float64))
         prior = fit_kind(entity, payments.time_ms, value)
     order = np.argsort(entity, kind="stable")
     changes = np.flatnonzero(np.diff(entity[order])) + 1
@@ -135,7 +140,14 @@ def gather(
     if kind == "device":
         owner = owner // DEVICES_PER_OWNER
     return KindData(
-        kind, prior, payments.time_ms[order], payments.channel[order], starts, owner, end_ms
+        kind,
+        prior,
+        payments.time_ms[order],
+        payments.channel[order],
+        value[order],
+        starts,
+        owner,
+        end_ms,
     )
 
 
@@ -239,9 +251,10 @@ def _build_one(segment: Segment) -> Block:
     u[:, : spec.PHI] = phi
     marked = mark < spec.MARKS
     u[np.flatnonzero(marked), spec.PHI + mark[marked].astype(np.int64)] = 1.0
-    rest = np.empty((n, 4), np.float32)
+    rest = np.empty((n, 5), np.float32)
     rest[:, :3] = phi
     rest[:, 3] = np.log1p(np.arange(1, n + 1)) / spec.LOG_COUNT_DIVISOR
+    rest[:, 4] = np.minimum(mark, spec.MARKS)
     next_mark = np.full(n, -1, np.int64)
     next_mark[:-1] = np.where(marked[1:], mark[1:], -1)
     first = np.zeros(n, np.bool_)
@@ -253,10 +266,15 @@ def _build_one(segment: Segment) -> Block:
         rest,
         target.astype(np.float32),
         next_mark,
+        standardised_values(data.value[segment.begin : segment.end], _level(prior)),
         known,
         censored,
         np.where(time_ms >= segment.from_ms, np.float32(segment.weight), np.float32(0.0)),
     )
+
+
+def _level(prior: KindPrior) -> LevelPrior:
+    return LevelPrior(*(getattr(prior, name) for name in LevelPrior._fields))
 
 
 def pack(segments: Sequence[Segment], events: int, rng: np.random.Generator) -> list[list[Segment]]:

@@ -24,7 +24,7 @@ IR_VERSION = 8  # the one that opset 17 came with: older runtimes read it
 
 
 def decoder_graph(decoder: Decoder, model_version: str) -> onnx.ModelProto:
-    """Return the decoder as an ONNX model of opset 17: x float32 [rows, 68] -> y [rows, 20]."""
+    """Return the decoder as an ONNX model of opset 17: x float32 [rows, 69] -> y [rows, 32]."""
     constants: dict[str, NDArray[np.float32] | NDArray[np.int64]] = {
         "one": np.array(1.0, np.float32),
         "half": np.array(0.5, np.float32),
@@ -33,13 +33,19 @@ def decoder_graph(decoder: Decoder, model_version: str) -> onnx.ModelProto:
         "mean_high": np.array(spec.MEAN_LIMIT, np.float32),
         "sd_low": np.array(spec.LOG_SD_RANGE[0], np.float32),
         "sd_high": np.array(spec.LOG_SD_RANGE[1], np.float32),
-        "parts": np.array([spec.COMPONENTS] * 3 + [spec.MARKS], np.int64),
+        "no_mark": np.array(spec.MARKS, np.float32),
+        "zero": np.array(0.0, np.float32),
+        "columns": np.array([spec.MARK, 1], np.int64),
+        "heads": np.array([3 * spec.COMPONENTS, spec.MARKS], np.int64),
+        "thirds": np.array([spec.COMPONENTS] * 3, np.int64),
+        "one_axis": np.array([1], np.int64),
     }
     for name, value in decoder.state_dict().items():
         constants[name] = value.numpy().astype(np.float32)
     node = helper.make_node
     nodes = [
-        node("Mul", ["x", "scale"], ["scaled"]),
+        node("Split", ["x", "columns"], ["history", "mark_number"], axis=1),
+        node("Mul", ["history", "scale"], ["scaled"]),
         node("Abs", ["scaled"], ["size"]),
         node("Add", ["size", "one"], ["size1"]),
         node("Log", ["size1"], ["log_size"]),
@@ -59,12 +65,23 @@ def decoder_graph(decoder: Decoder, model_version: str) -> onnx.ModelProto:
         node("Gemm", ["gelu", "down.weight", "down.bias"], ["z3"], transB=1),
         node("Add", ["z0", "z3"], ["z4"]),
         node("Gemm", ["z4", "output.weight", "output.bias"], ["raw"], transB=1),
-        node("Split", ["raw", "parts"], ["raw_w", "raw_m", "raw_s", "raw_k"], axis=1),
-        node("LogSoftmax", ["raw_w"], ["log_weight"], axis=-1),
-        node("Clip", ["raw_m", "mean_low", "mean_high"], ["mean"]),
-        node("Clip", ["raw_s", "sd_low", "sd_high"], ["log_sd"]),
-        node("LogSoftmax", ["raw_k"], ["log_mark"], axis=-1),
-        node("Concat", ["log_weight", "mean", "log_sd", "log_mark"], ["y"], axis=1),
+        node("Split", ["raw", "heads"], ["raw_gap", "raw_mark"], axis=1),
+        *_mixture_nodes("gap"),
+        node("LogSoftmax", ["raw_mark"], ["mark"], axis=-1),
+        node("Gemm", ["z4", "amount.hidden.weight", "amount.hidden.bias"], ["a0"], transB=1),
+        # eddy's server refuses other marks; any other runtime must not read past the end.
+        node("Clip", ["mark_number", "zero", "no_mark"], ["mark_known"]),
+        node("Cast", ["mark_known"], ["mark_index"], to=TensorProto.INT64),
+        node("Squeeze", ["mark_index", "one_axis"], ["mark_row"]),
+        node("Gather", ["amount.mark.weight", "mark_row"], ["a_mark"]),
+        node("Add", ["a0", "a_mark"], ["a1"]),
+        node("Sigmoid", ["a1"], ["a2"]),
+        node("Mul", ["a1", "a2"], ["a3"]),
+        node(
+            "Gemm", ["a3", "amount.output.weight", "amount.output.bias"], ["raw_amount"], transB=1
+        ),
+        *_mixture_nodes("amount"),
+        node("Concat", ["gap", "mark", "amount"], ["y"], axis=1),
     ]
     graph = helper.make_graph(
         nodes,
@@ -86,6 +103,19 @@ def decoder_graph(decoder: Decoder, model_version: str) -> onnx.ModelProto:
     return model
 
 
+def _mixture_nodes(head: str) -> list[onnx.NodeProto]:
+    """Return the nodes that bring the parameters of a mixture into their ranges."""
+    raw = [f"raw_{head}_{part}" for part in ("weight", "mean", "sd")]
+    told = [f"{head}_{part}" for part in ("weight", "mean", "sd")]
+    return [
+        helper.make_node("Split", [f"raw_{head}", "thirds"], raw, axis=1),
+        helper.make_node("LogSoftmax", [raw[0]], [told[0]], axis=-1),
+        helper.make_node("Clip", [raw[1], "mean_low", "mean_high"], [told[1]]),
+        helper.make_node("Clip", [raw[2], "sd_low", "sd_high"], [told[2]]),
+        helper.make_node("Concat", told, [head], axis=1),
+    ]
+
+
 def model_version(encoder: Encoder, decoder: Decoder) -> str:
     """Name a model by its weights: the same weights have the same name everywhere."""
     digest = hashlib.sha256(spec.FEATURE_VERSION.encode())
@@ -104,7 +134,7 @@ def write_model(
     Args:
         encoder: trained.
         decoder: trained.
-        check: float32 [rows, 68], inputs whose answers are kept, to compare runtimes with.
+        check: float32 [rows, 69], inputs whose answers are kept, to compare runtimes with.
         folder: the version's folder in the model repository.
 
     Returns:

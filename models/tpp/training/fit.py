@@ -22,7 +22,12 @@ from models.tpp.training import checkpoint
 from models.tpp.training.data import Block, KindData, Segment, build, cut, pack
 from models.tpp.training.errors import TrainingError
 from models.tpp.training.hardware import Hardware, on
-from models.tpp.training.network import Decoder, Encoder, gap_log_density, gap_log_survival
+from models.tpp.training.network import (
+    Decoder,
+    Encoder,
+    mixture_log_density,
+    mixture_log_survival,
+)
 
 _LOG = logging.getLogger(__name__)
 
@@ -65,9 +70,10 @@ class Look:
     Attributes:
         step: gradient steps made until then.
         seconds: of training until then.
-        total: gap and mark on the validation set.
+        total: gap, mark and amount on the validation set.
         gap: the gap alone, the censored last ones among it.
         mark: the mark alone.
+        amount: the amount alone, per event as the others.
         learning: the loss of the steps since the last look, in the loss's own weights.
     """
 
@@ -76,6 +82,7 @@ class Look:
     total: float
     gap: float
     mark: float
+    amount: float
     learning: float
 
 
@@ -101,7 +108,7 @@ class Fitted:
 
     @property
     def validation(self) -> tuple[float, ...]:
-        """Nats per event (gap and mark) at each look."""
+        """Nats per event (gap, mark and amount) at each look."""
         return tuple(look.total for look in self.looks)
 
 
@@ -134,44 +141,49 @@ class Setting:
 
 
 def decoder_input(encoder: Encoder, block: Block) -> Tensor:
-    """Return x float32 [n, 68], what the server is asked after each event of `block`."""
+    """Return x float32 [n, 69], what the server is asked after each event of `block`."""
     device = next(encoder.parameters()).device
     memory = encoder(on(device, block.u), on(device, block.slowest), on(device, block.first))
     return torch.cat([memory, on(device, block.rest)], 1)
 
 
 def predict(encoder: Encoder, decoder: Decoder, block: Block) -> Tensor:
-    """Return y float32 [n, 20], the prediction made after each event of `block`."""
+    """Return y float32 [n, 32], the prediction made after each event of `block`."""
     y: Tensor = decoder(decoder_input(encoder, block))
     return y
 
 
-def event_losses(y: Tensor, block: Block) -> tuple[Tensor, Tensor]:
-    """Return the negative log likelihoods of next gap and next mark, nats, each [n].
+def event_losses(y: Tensor, block: Block) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the negative log likelihoods of next gap, next mark and own amount, nats, each [n].
 
     The gap counts as a density of its log, or where nothing followed as the survival until the
-    end of watching; where neither is known it is zero.
+    end of watching; where neither is known it is zero. The amount counts as a density of its
+    standardised innovation, and where it is missing as zero.
     """
     device = y.device
     target = on(device, block.target).clamp(-_TARGET_LIMIT, _TARGET_LIMIT)
     known, censored = on(device, block.known), on(device, block.censored)
     none = torch.zeros((), device=device)
-    gap = torch.where(known, -gap_log_density(y, target), none)
+    gap = torch.where(known, -mixture_log_density(y[:, spec.GAP], target), none)
     if bool(block.censored.any()):
         gap = gap.clone()
-        gap[censored] = -gap_log_survival(y[censored], target[censored])
+        gap[censored] = -mixture_log_survival(y[censored, spec.GAP], target[censored])
     mark = on(device, block.next_mark)
     chosen = y[:, spec.LOG_MARK].gather(1, mark.clamp(min=0).unsqueeze(1)).squeeze(1)
-    return gap, torch.where(mark >= 0, -chosen, none)
+    innovation = on(device, block.amount)
+    valued = torch.isfinite(innovation)
+    innovation = torch.where(valued, innovation, none).clamp(-_TARGET_LIMIT, _TARGET_LIMIT)
+    amount = torch.where(valued, -mixture_log_density(y[:, spec.AMOUNT], innovation), none)
+    return gap, torch.where(mark >= 0, -chosen, none), amount
 
 
 def likelihood_loss(marks: bool) -> Loss:
     """Return the weighted mean of the events' negative log likelihoods as a loss."""
 
     def loss(encoder: Encoder, decoder: Decoder, block: Block) -> Tensor:
-        gap, mark = event_losses(predict(encoder, decoder, block), block)
+        gap, mark, amount = event_losses(predict(encoder, decoder, block), block)
         weight = on(gap.device, block.weight)
-        each = gap + mark if marks else gap
+        each = gap + amount + mark if marks else gap + amount
         return (each * weight).sum() / weight.sum()
 
     return loss
@@ -179,29 +191,27 @@ def likelihood_loss(marks: bool) -> Loss:
 
 def mean_losses(
     encoder: Encoder, decoder: Decoder, blocks: Sequence[Block], marks: bool = True
-) -> tuple[float, float, float]:
-    """Return both likelihoods together, the gap's and the mark's, nats per event that weighs.
+) -> tuple[float, float, float, float]:
+    """Return the likelihood, and those of gap, mark and amount, nats per event that weighs.
 
     Every event counts alike; `marks` False leaves the mark at 0.
     """
-    total = of_gap = of_mark = 0.0
+    sums = np.zeros(3)
     count = 0
     with torch.no_grad():
         for block in blocks:
-            gap, mark = event_losses(predict(encoder, decoder, block), block)
-            counts = on(gap.device, block.weight > 0.0)
-            gap, mark = gap[counts], mark[counts]
-            by_gap, by_mark = gap.sum(), mark.sum()
-            total += float(by_gap + by_mark if marks else by_gap)
-            of_gap += float(by_gap)
-            of_mark += float(by_mark) if marks else 0.0
+            losses = event_losses(predict(encoder, decoder, block), block)
+            counts = on(losses[0].device, block.weight > 0.0)
+            sums += [float(loss[counts].sum()) for loss in losses]
             count += int((block.known & (block.weight > 0.0)).sum())
-    events = max(count, 1)
-    return total / events, of_gap / events, of_mark / events
+    if not marks:
+        sums[1] = 0.0
+    gap, mark, amount = (sums / max(count, 1)).tolist()
+    return gap + mark + amount, gap, mark, amount
 
 
 def mean_loss(encoder: Encoder, decoder: Decoder, blocks: Sequence[Block]) -> float:
-    """Return gap and mark likelihood in nats per event, every event alike."""
+    """Return the likelihood of gap, mark and amount, nats per event, every event alike."""
     return mean_losses(encoder, decoder, blocks)[0]
 
 
@@ -234,6 +244,10 @@ class _Run:
         self.average = copy.deepcopy(self.modules)
         learnt = [p for p in self.modules.parameters() if p.requires_grad]
         self.optimiser = torch.optim.AdamW(learnt, config.learning_rate, weight_decay=1e-4)
+        # Large gradients of the amount must not shorten the steps of what it learns nothing for.
+        of_amount = list(self.modules[1].amount.parameters())
+        others = [p for p in learnt if not any(p is one for one in of_amount)]
+        self.clipped = (others, of_amount)
         self.scaler = setting.hardware.scaler()
         self.loss = setting.loss or likelihood_loss(setting.marks)
         self.best, self.best_step = math.inf, 0
@@ -276,7 +290,8 @@ class _Run:
         self.optimiser.zero_grad()
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimiser)
-        torch.nn.utils.clip_grad_norm_(self.modules.parameters(), _CLIP_NORM)
+        for part in self.clipped:
+            torch.nn.utils.clip_grad_norm_(part, _CLIP_NORM)
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.step += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -19,7 +20,9 @@ from models.tpp.training.network import Decoder, Encoder
 
 TAIL_NATS = (4.0, 7.0, 10.0)
 _MARK_PRIOR_EVENTS = 5.0
-ROWS = ("gap", "mark", "renewal", "poisson", "frequency", "log_survival", "log_cdf")
+ROWS = (
+    "gap", "mark", "amount", "renewal", "poisson", "frequency", "level", "log_survival", "log_cdf"
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,9 @@ class Judgement:
         gap_poisson: that of a Poisson process with the entity's own running rate.
         mark: the model's negative log probability of the next mark.
         mark_frequency: that of the entity's own running frequencies.
+        amount: the model's negative log density of the next amount's standardised innovation, given
+            the gap before it and its mark; NaN where no amount is known.
+        amount_level: that of the standard normal, which the entity's own level promises.
         tail_ratio: how often P(gap longer) < exp(-4), exp(-7), exp(-10), over what it promises.
         low_tail_ratio: the same for P(gap shorter).
     """
@@ -45,13 +51,15 @@ class Judgement:
     gap_poisson: float
     mark: float
     mark_frequency: float
+    amount: float
+    amount_level: float
     tail_ratio: tuple[float, ...]
     low_tail_ratio: tuple[float, ...]
 
     def as_dict(self) -> dict[str, object]:
         """Return the fields, rounded."""
         return {
-            key: round(value, 4)
+            key: (round(value, 4) if math.isfinite(value) else None)
             if isinstance(value, float)
             else [round(v, 2) for v in value]
             if isinstance(value, tuple)
@@ -113,7 +121,7 @@ def judged_rows(
     after_ms: int = 0,
     by_end: bool = False,
 ) -> NDArray[np.float64]:
-    """Return float64 [7, n], see `ROWS`, of every next event that counts.
+    """Return float64 [9, n], see `ROWS`, of every next event that counts.
 
     Args:
         encoder: trained.
@@ -139,7 +147,8 @@ def judged_rows(
 
 def judgement(kind: str, rows: NDArray[np.float64]) -> Judgement:
     """Average what `judged_rows` found."""
-    gap, mark, renewal, poisson, frequency, log_survival, log_cdf = rows
+    gap, mark, amount, renewal, poisson, frequency, level, log_survival, log_cdf = rows
+    valued = np.isfinite(amount)
     return Judgement(
         kind,
         rows.shape[1],
@@ -148,6 +157,8 @@ def judgement(kind: str, rows: NDArray[np.float64]) -> Judgement:
         float(poisson.mean()),
         float(mark.mean()),
         float(frequency.mean()),
+        float(amount[valued].mean()) if valued.any() else math.nan,
+        float(level[valued].mean()) if valued.any() else math.nan,
         tuple(float(np.mean(log_survival < -t) * np.exp(t)) for t in TAIL_NATS),
         tuple(float(np.mean(log_cdf < -t) * np.exp(t)) for t in TAIL_NATS),
     )
@@ -164,10 +175,11 @@ def _judge_one(
     block = build([Segment(data, begin, end, False, 1.0)])
     with torch.no_grad():
         y = predict(encoder, decoder, block)
-        gap, mark = event_losses(y, block)
+        gap, mark, amount = event_losses(y, block)
     n = end - begin - 1
+    innovation = block.amount[1:].astype(np.float64)
     target = block.target.astype(np.float64)
-    params = y.numpy()[:n, : 3 * spec.COMPONENTS].astype(np.float64)
+    params = y.numpy()[:n, spec.GAP].astype(np.float64)
     simple = np.zeros((3, n + 1))
     prior = data.prior
     mean = _means(target[:-1], prior.gap_mean, prior.gap_within_var)
@@ -180,7 +192,10 @@ def _judge_one(
         [
             gap.numpy()[:n],
             mark.numpy()[:n],
+            # An event's amount is told with the event itself, the next one's with the next row.
+            np.where(np.isfinite(innovation), amount.numpy()[1:], np.nan),
             *simple[:, :n],
+            0.5 * (math.log(2.0 * math.pi) + innovation * innovation),
             log_survivals(params, target[:n]),
             log_cdfs(params, target[:n]),
         ]

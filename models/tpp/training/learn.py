@@ -49,8 +49,9 @@ def kind_data(sequences: KindSequences, prior: KindPrior, end_ms: int) -> KindDa
     """Take the sequences of a folder for those of the training."""
     owner = np.arange(len(sequences.starts) - 1)
     return KindData(
-        sequences.kind, prior, sequences.time_ms, sequences.mark, sequences.starts, owner, end_ms
-    )
+        sequences.kind, prior, sequences.time_ms, sequences.mark, sequences.value, sequences.starts,
+        owner, end_ms,
+    )  # fmt: skip
 
 
 def before(data: KindData, until_ms: int) -> KindData:
@@ -64,6 +65,7 @@ def before(data: KindData, until_ms: int) -> KindData:
         data.prior,
         data.time_ms[keep],
         data.mark[keep],
+        data.value[keep],
         np.append(starts[:-1][some], starts[-1]),
         data.owner[some],
         until_ms,
@@ -163,8 +165,8 @@ def _learn(job: _Job, report: Report) -> Fitted:
     def tell(look: Look) -> None:
         report(
             f"step {look.step:>5}/{config.steps}  {look.seconds:6.1f} s  validation: gap "
-            f"{look.gap:.4f}, mark {look.mark:.4f}, both {look.total:.4f} nats an event; training "
-            f"{look.learning:.4f}"
+            f"{look.gap:.4f}, mark {look.mark:.4f}, amount {look.amount:.4f}, together "
+            f"{look.total:.4f} nats an event; training {look.learning:.4f}"
         )
 
     fitted = train(job.data.learning, job.data.validation, config, job.setting, tell)

@@ -14,6 +14,7 @@ from models.tpp import spec
 from models.tpp.training.recurrence import scan
 
 WIDTH = 64
+AMOUNT_HIDDEN = 16
 
 
 class Encoder(nn.Module):  # type: ignore[misc]  # torch is not where mypy runs
@@ -37,7 +38,7 @@ class Encoder(nn.Module):  # type: ignore[misc]  # torch is not where mypy runs
 
 
 class Decoder(nn.Module):  # type: ignore[misc]  # torch is not where mypy runs
-    """Map x [rows, 68] to y [rows, 20], as the ONNX graph on the server does.
+    """Map x [rows, 69] to y [rows, 32], as the ONNX graph on the server does.
 
     Args:
         width: of the residual stream; compression narrows it.
@@ -50,21 +51,22 @@ class Decoder(nn.Module):  # type: ignore[misc]  # torch is not where mypy runs
         steps = np.concatenate([np.maximum(spec.TIME_CONSTANTS, 1.0), spec.COUNT_CONSTANTS])
         start = np.concatenate([1.0 / np.sqrt(steps), np.ones(4)])
         self.scale = nn.Parameter(torch.tensor(start, dtype=torch.float32))
-        self.input = nn.Linear(spec.INPUT, width)
+        self.input = nn.Linear(spec.MARK, width)
         self.norm = nn.LayerNorm(width)
         self.up = nn.Linear(width, hidden)
         self.down = nn.Linear(hidden, width)
-        self.output = nn.Linear(width, spec.OUTPUT)
+        self.output = nn.Linear(width, spec.AMOUNT.start)
+        self.amount = AmountHead(width)
         with torch.no_grad():
             self.output.weight.mul_(0.3)
-            bias = torch.zeros(spec.OUTPUT)
+            bias = torch.zeros(spec.AMOUNT.start)
             bias[spec.MEAN] = torch.tensor([-4.0, -1.5, 0.0, 1.0])
             bias[spec.LOG_SD] = torch.tensor([0.3, 0.0, -0.2, -0.2])
             self.output.bias.copy_(bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return y: normalised log weights, means, log sds, normalised log mark probabilities."""
-        scaled = x * self.scale
+        """Return y as `models.tpp.spec` has it, weights and probabilities normalised."""
+        scaled = x[..., : spec.MARK] * self.scale
         # log1p(|.|) with the sign, not the values: sums over 10^6 events stay in range, and no
         # input overflows (asinh's square would).
         z = self.input(torch.sign(scaled) * torch.log(torch.abs(scaled) + 1.0))
@@ -72,13 +74,54 @@ class Decoder(nn.Module):  # type: ignore[misc]  # torch is not where mypy runs
         raw = self.output(z).float()
         return torch.cat(
             [
-                torch.log_softmax(raw[..., spec.LOG_WEIGHT], -1),
-                raw[..., spec.MEAN].clamp(-spec.MEAN_LIMIT, spec.MEAN_LIMIT),
-                raw[..., spec.LOG_SD].clamp(*spec.LOG_SD_RANGE),
+                *_mixture(raw[..., spec.GAP]),
                 torch.log_softmax(raw[..., spec.LOG_MARK], -1),
+                *_mixture(self.amount(z, x[..., spec.MARK])),
             ],
             -1,
         )
+
+
+class AmountHead(nn.Module):  # type: ignore[misc]  # torch is not where mypy runs
+    """Answer an event's amount given its mark and what the decoder made of gap and history.
+
+    It learns nothing back into what it reads: timing and marks are learnt as if there were no
+    amounts, and an encoder that keeps its weights keeps the memories of a running job.
+
+    Args:
+        width: of the decoder's residual stream.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(width, AMOUNT_HIDDEN)
+        self.mark = nn.Embedding(spec.MARKS + 1, AMOUNT_HIDDEN)
+        self.output = nn.Linear(AMOUNT_HIDDEN, 3 * spec.COMPONENTS)
+        with torch.no_grad():
+            self.output.weight.mul_(0.3)
+            bias = [0.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.5, 1.5, 0.0, -0.2, -0.2, 0.3]
+            self.output.bias.copy_(torch.tensor(bias))
+
+    def forward(self, z: Tensor, mark: Tensor) -> Tensor:
+        """Return the mixture's parameters before they are brought into their ranges, [..., 12].
+
+        Args:
+            z: float32 [..., width].
+            mark: float32 [...], its index, MARKS for none.
+        """
+        known = self.mark(mark.clamp(0.0, float(spec.MARKS)).long())
+        raw: Tensor = self.output(nn.functional.silu(self.hidden(z.detach()) + known)).float()
+        return raw
+
+
+def _mixture(raw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return log weights, means and log sds in their ranges, each [..., 4]."""
+    weight, mean, log_sd = raw.chunk(3, -1)
+    return (
+        torch.log_softmax(weight, -1),
+        mean.clamp(-spec.MEAN_LIMIT, spec.MEAN_LIMIT),
+        log_sd.clamp(*spec.LOG_SD_RANGE),
+    )
 
 
 def fix_marks(decoder: Decoder, log_share: NDArray[np.float64]) -> None:
@@ -93,18 +136,19 @@ def fix_marks(decoder: Decoder, log_share: NDArray[np.float64]) -> None:
         decoder.output.bias[spec.LOG_MARK] = torch.from_numpy(log_share).float()
 
 
-def gap_log_density(y: Tensor, value: Tensor) -> Tensor:
-    """Log density of `value` = log(next gap) - m under the mixtures y [..., 20]; nats."""
-    log_sd = y[..., spec.LOG_SD]
-    z = (value.unsqueeze(-1) - y[..., spec.MEAN]) * torch.exp(-log_sd)
-    parts = y[..., spec.LOG_WEIGHT] - log_sd - 0.5 * z * z
+def mixture_log_density(params: Tensor, value: Tensor) -> Tensor:
+    """Log density of `value` under mixtures of normals [..., 12], y's GAP or AMOUNT; nats."""
+    weight, mean, log_sd = params.chunk(3, -1)
+    z = (value.unsqueeze(-1) - mean) * torch.exp(-log_sd)
+    parts = weight - log_sd - 0.5 * z * z
     return torch.logsumexp(parts, -1) - 0.5 * math.log(2.0 * math.pi)
 
 
-def gap_log_survival(y: Tensor, value: Tensor) -> Tensor:
-    """Log P(log(next gap) - m > value) under the mixtures y [..., 20]; nats."""
-    z = (value.unsqueeze(-1) - y[..., spec.MEAN]) * torch.exp(-y[..., spec.LOG_SD])
-    return torch.logsumexp(y[..., spec.LOG_WEIGHT] + torch.special.log_ndtr(-z), -1)
+def mixture_log_survival(params: Tensor, value: Tensor) -> Tensor:
+    """Log P(larger than `value`) under mixtures of normals params [..., 12]; nats."""
+    weight, mean, log_sd = params.chunk(3, -1)
+    z = (value.unsqueeze(-1) - mean) * torch.exp(-log_sd)
+    return torch.logsumexp(weight + torch.special.log_ndtr(-z), -1)
 
 
 def encoder_arrays(encoder: Encoder) -> dict[str, NDArray[np.float32]]:

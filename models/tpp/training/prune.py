@@ -40,6 +40,7 @@ def prune(decoder: Decoder, width: int, hidden: int) -> Decoder:
         narrow = Decoder(width, hidden)
         state = decoder.state_dict()
         state["input.weight"] = state["input.weight"][channels]
+        state["amount.hidden.weight"] = state["amount.hidden.weight"][:, channels]
         state["down.weight"] = state["down.weight"][channels][:, units]
         state["up.weight"] = state["up.weight"][units][:, channels]
         state["output.weight"] = state["output.weight"][:, channels]

@@ -47,11 +47,14 @@ def quantise(decoder: Path, out: Path, how: str, x: NDArray[np.float32]) -> str:
         out: ONNX file to write; its folder exists.
         how: "dynamic" (activations by the range of each batch) or "static" (by those of `x`, as
             QDQ).
-        x: float32 [rows, 68], inputs of the training's time.
+        x: float32 [rows, 69], inputs of the training's time.
     """
     logging.getLogger().setLevel(logging.ERROR)  # it asks for a pre-processing that changes nothing
     if how == "dynamic":
-        quantize_dynamic(decoder, out, weight_type=QuantType.QInt8, reduce_range=True)
+        quantize_dynamic(
+            decoder, out, weight_type=QuantType.QInt8, reduce_range=True,
+            op_types_to_quantize=["MatMul"],
+        )  # fmt: skip
     else:
         quantize_static(
             decoder, out, _Rows(x), quant_format=QuantFormat.QDQ, op_types_to_quantize=["Gemm"],
@@ -68,7 +71,7 @@ def quantise(decoder: Path, out: Path, how: str, x: NDArray[np.float32]) -> str:
 
 
 def answers(decoder: Path, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return y float32 [rows, 20] of an ONNX decoder."""
+    """Return y float32 [rows, 32] of an ONNX decoder."""
     session = InferenceSession(str(decoder), providers=["CPUExecutionProvider"])
     (y,) = session.run(["y"], {"x": x})
     found: NDArray[np.float32] = y

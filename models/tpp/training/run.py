@@ -56,7 +56,7 @@ def fresh_world(seed: int) -> SimulationConfig:
 
 
 def check_rows(encoder: Encoder, segments: Sequence[Segment]) -> NDArray[np.float32]:
-    """Return decoder inputs from all over some sequences, float32 [rows, 68]."""
+    """Return decoder inputs from all over some sequences, float32 [rows, 69]."""
     block = build(segments)
     x = decoder_input(encoder, block).detach().numpy()
     return np.ascontiguousarray(x[:: max(len(x) // _CHECK_ROWS, 1)][:_CHECK_ROWS])

@@ -1,6 +1,6 @@
 """A teacher by self-attention for the model that is served, and what is learnt from it.
 
-It reads the features of feature version 1 and answers in the same 64 numbers as the stream's
+It reads the features of `models.tpp.spec` and answers in the same 64 numbers as the stream's
 encoder, so that decoder, likelihood and judgement are the same. It is too dear for the stream: each
 event looks at all before it in its segment.
 """
@@ -17,7 +17,7 @@ from models.tpp import spec
 from models.tpp.training.data import Block
 from models.tpp.training.fit import Loss, event_losses, likelihood_loss, predict
 from models.tpp.training.hardware import on
-from models.tpp.training.network import Decoder, Encoder, gap_log_density
+from models.tpp.training.network import Decoder, Encoder, mixture_log_density
 
 CONTEXT = 128
 """Events of a segment at most: what the teacher has seen where it is asked last."""
@@ -40,7 +40,7 @@ class AttentionEncoder(nn.Module):  # type: ignore[misc]  # torch is not where m
     """Causal self-attention, pre-norm; scores fall with the log of the time between two events.
 
     Each head learns its own slope of that fall: with irregular times it takes the place of a
-    positional encoding (as in `references`, on the features of feature version 1).
+    positional encoding (as in `references`, on the features that the server's model has).
     """
 
     def __init__(self, heads: int = 4, blocks: int = 2) -> None:
@@ -78,23 +78,23 @@ class AttentionEncoder(nn.Module):  # type: ignore[misc]  # torch is not where m
         return x[real].float()
 
 
-def gap_cross_entropy(of: Tensor, by: Tensor) -> Tensor:
-    """Return E[-log density of `by`] under the gap mixtures of `of`, nats, [n].
+def cross_entropy(of: Tensor, by: Tensor) -> Tensor:
+    """Return E[-log density of `by`] under the mixtures `of`, nats, [n].
 
     Five-point Gauss-Hermite quadrature in each component: exact for what is a polynomial of ninth
     degree within a component, and without a draw.
 
     Args:
-        of: y [n, 20] of the teacher, no gradient.
-        by: y [n, 20] of the student.
+        of: [n, 12] of the teacher, y's GAP or AMOUNT, no gradient.
+        by: [n, 12] of the student.
     """
     total = torch.zeros(len(by), device=by.device)
-    weight = torch.exp(of[:, spec.LOG_WEIGHT])
-    sd = torch.exp(of[:, spec.LOG_SD])
+    log_weight, mean, log_sd = of.chunk(3, -1)
+    weight, sd = torch.exp(log_weight), torch.exp(log_sd)
     for node, share in zip(_NODES.tolist(), _WEIGHTS.tolist(), strict=True):
-        at = of[:, spec.MEAN] + node * sd
+        at = mean + node * sd
         for k in range(spec.COMPONENTS):
-            total = total - share * weight[:, k] * gap_log_density(by, at[:, k])
+            total = total - share * weight[:, k] * mixture_log_density(by, at[:, k])
     return total
 
 
@@ -124,14 +124,17 @@ def distillation_loss(teacher: Encoder, decoder: Decoder, share: float, marks: b
         with torch.no_grad():
             soft = predict(teacher, decoder, block)
         y = predict(encoder, student, block)
-        gap, mark = event_losses(y, block)
+        gap, mark, amount = event_losses(y, block)
         device = y.device
         known = on(device, block.known)
-        of_gap = torch.where(known, gap_cross_entropy(soft, y), gap)
+        of_gap = torch.where(known, cross_entropy(soft[:, spec.GAP], y[:, spec.GAP]), gap)
         share_of_mark = torch.exp(soft[:, spec.LOG_MARK])
         of_mark = -(share_of_mark * y[:, spec.LOG_MARK]).sum(1)
         of_mark = torch.where(on(device, block.next_mark) >= 0, of_mark, 0.0)
-        each = (1.0 - share) * gap + share * of_gap
+        valued = on(device, np.isfinite(block.amount))
+        of_amount = cross_entropy(soft[:, spec.AMOUNT], y[:, spec.AMOUNT])
+        of_amount = torch.where(valued, of_amount, 0.0)
+        each = (1.0 - share) * (gap + amount) + share * (of_gap + of_amount)
         if marks:
             each = each + (1.0 - share) * mark + share * of_mark
         weight = on(device, block.weight)

@@ -20,9 +20,10 @@ import numpy as np
 import onnxruntime
 import triton_python_backend_utils as pb_utils
 
-INPUT = 68
-OUTPUT = 20
-ZGAP, RATIO, IS_FIRST, LOG_COUNT = 64, 65, 66, 67
+INPUT = 69
+OUTPUT = 32
+ZGAP, RATIO, IS_FIRST, LOG_COUNT, MARK = 64, 65, 66, 67, 68
+NO_MARK = 8
 # Rounding of a clipped float64 to float32 may pass the limit by one unit in the last place.
 ZGAP_LIMIT = 6.0 + 1e-5
 RATIO_LIMIT = 20.0 + 1e-5
@@ -35,7 +36,7 @@ def find_fault(x):
     """Say what is wrong with one request's input, or return None.
 
     Args:
-        x: the input tensor, expected float32 [rows >= 1, 68].
+        x: the input tensor, expected float32 [rows >= 1, 69].
     """
     if x.dtype != np.float32:
         return f"x must be FP32, found {x.dtype}"
@@ -54,6 +55,9 @@ def find_fault(x):
         return f"x[:, {ZGAP}] (zgap) must be in [-6, 6]"
     if x[:, LOG_COUNT].min() < 0.0:
         return f"x[:, {LOG_COUNT}] (log1p(events) / 5) must not be negative"
+    mark = x[:, MARK]
+    if mark.min() < 0.0 or mark.max() > NO_MARK or (mark != np.rint(mark)).any():
+        return f"x[:, {MARK}] (mark) must be a number from 0 to 7, or {NO_MARK} for none"
     return None
 
 
@@ -61,7 +65,7 @@ def row_faults(x):
     """Say of each row what is wrong with it.
 
     Args:
-        x: float32 [rows, 68], with at least one bad row.
+        x: float32 [rows, 69], with at least one bad row.
 
     Returns:
         object [rows], bytes; b"" where the row is good.
@@ -69,7 +73,12 @@ def row_faults(x):
     faults = np.full(len(x), b"", object)
     with np.errstate(invalid="ignore"):
         # The last one named wins, so that the most telling comes last.
+        mark = x[:, MARK]
         for bad, words in (
+            (
+                ~((mark >= 0.0) & (mark <= NO_MARK) & (mark == np.rint(mark))),
+                f"x[{MARK}] (mark) must be a number from 0 to 7, or {NO_MARK} for none",
+            ),
             (x[:, LOG_COUNT] < 0.0, f"x[{LOG_COUNT}] (log1p(events) / 5) must not be negative"),
             (np.abs(x[:, ZGAP]) > ZGAP_LIMIT, f"x[{ZGAP}] (zgap) must be in [-6, 6]"),
             (~np.isin(x[:, IS_FIRST], (0.0, 1.0)), f"x[{IS_FIRST}] (is_first) must be 0 or 1"),
@@ -208,7 +217,7 @@ class TritonPythonModel:
         self.counted = Counted(args["model_name"], args["model_version"])
 
     def execute(self, requests):
-        """Answer each request, in order: an error for a bad one, y [rows, 20] for a good one."""
+        """Answer each request, in order: an error for a bad one, y [rows, 32] for a good one."""
         asked = [self._read(request) for request in requests]
         good = [x for x, fault, _ in asked if fault is None]
         if not good:
