@@ -115,8 +115,9 @@ def learnable(kinds: tuple[KindSequences, ...], split: Split, settings: Settings
         )
     notes = [f"{kind} is not learnt from: {why}" for kind, why in left_out.items()]
     share, note = _marks(kept, split, settings)
-    if not any(np.isfinite(one.value[one.time_ms < split.valid_ms]).any() for one in kept):
-        notes.append("no event has an amount: the amount head stays as it began and is never asked")
+    learnt = [one.value[one.time_ms < split.valid_ms] for one in kept]
+    if not any(np.isfinite(value).any() for value in learnt):
+        note.append("no event has an amount: the amount head stays as it began and is never asked")
     return Learnable(tuple(kept), left_out, share, (*notes, *note))
 
 
@@ -171,6 +172,4 @@ def _marks(
         what = "events have no known mark"
     else:
         what = f"one mark only, {settings.event.marks[int(counts.argmax())]}"
-    return tuple(math.log(p) for p in share), [
-        f"{what}: the mark head is constant, and gap and amount alone are learnt"
-    ]
+    return tuple(math.log(p) for p in share), [f"{what}: the mark head is constant and not learnt"]

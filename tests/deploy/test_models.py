@@ -112,7 +112,7 @@ def test_a_card_that_is_none(fresh: Path, text: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("decoder", "message"),
     [
-        (linear_decoder("tpp-new", fill=np.nan), r"2,560 of 2,560 not finite: its weights are dam"),
+        (linear_decoder("tpp-new", fill=np.nan), r"4,096 of 4,096 not finite: its weights are dam"),
         (linear_decoder("tpp-new", fill=np.inf), "not finite"),
         (
             linear_decoder("tpp-new", outputs=19),
@@ -121,7 +121,7 @@ def test_a_card_that_is_none(fresh: Path, text: str, message: str) -> None:
         (linear_decoder("tpp-other"), "expected model_version tpp-new in it, found tpp-other"),
         (
             linear_decoder("tpp-new", feature_version="0"),
-            "expected feature_version 1 in it, found 0",
+            "expected feature_version 3 in it, found 0",
         ),
         (b"not a model", "onnxruntime cannot load it"),
     ],
@@ -150,7 +150,7 @@ def test_answers_must_be_those_of_the_export_unless_the_card_allows_more(tmp_pat
 
 def test_another_feature_version_is_refused(fresh: Path) -> None:
     write_card(fresh, json.loads((fresh / "card.json").read_text()) | {"feature_version": "0"})
-    with pytest.raises(RefusedModelError, match="expected feature version 1, found 0"):
+    with pytest.raises(RefusedModelError, match="expected feature version 3, found 0"):
         check_folder(fresh)
 
 
@@ -444,7 +444,7 @@ def test_list_says_who_is_who(
     now = rollouts.read_rollout(root)
     one, two, three = listing.list_versions(root, now, published.served())
     assert (one.version, one.roles, one.published) == (1, ("previous", "base"), "")
-    assert one.nats == pytest.approx(3.0195, abs=5e-5)
+    assert one.nats == pytest.approx(4.4435, abs=5e-5)
     assert one.decoder_bytes == (SHIPPED / "1" / "decoder.onnx").stat().st_size
     assert (two.roles, two.weights, two.same_encoder) == (("in charge",), "tpp-new", True)
     assert two.published == now.history[0].at

@@ -171,7 +171,7 @@ def test_one_mark_makes_a_constant_head(tmp_path: Path, channel: str, said: str)
     share = np.exp(found.mark_log_share)
     assert share.sum() == pytest.approx(1.0)
     assert share[1] == pytest.approx(0.125 if channel != "pos" else 6301 / 6308, rel=1e-3)
-    assert found.notes == (f"{said}: the mark head is constant, and the gap alone is learnt",)
+    assert found.notes == (f"{said}: the mark head is constant and not learnt",)
 
 
 def test_a_kind_that_no_event_has_is_an_error(tmp_path: Path) -> None:
@@ -191,13 +191,14 @@ def learnt_of(folder: Path) -> dict[str, object]:
     plan = plans.read_plan(folder)
     looks = [
         {"step": s, "seconds": s / 10, "total": 3 + 1 / s, "gap": 2 + 1 / s, "mark": 1.0,
-         "learning": 3.1}
+         "amount": 1.4, "learning": 3.1}
         for s in (50, 100)
     ]  # fmt: skip
     judged = [
         {
             "kind": kind, "events": 1_000, "entities": 9, "gap": 1.9, "gap_renewal": 2.0,
-            "gap_poisson": 2.2, "mark": 1.1, "mark_frequency": 1.2, "tail_ratio": [1, 1, 0],
+            "gap_poisson": 2.2, "mark": 1.1, "mark_frequency": 1.2, "amount": 1.3,
+            "amount_level": 1.4, "tail_ratio": [1, 1, 0],
             "low_tail_ratio": [1, 1, 1], "pit": [50] * 20, "reliability": [600, 360] + [5] * 22,
         }
         for kind in plan.kinds
@@ -444,7 +445,8 @@ def test_other_entities_without_values_and_marks(tmp_path: Path) -> None:
     result = run_train(settings_of(*SENSORS), options(stream), silent, shipped_weights)
     assert result.card["mark_head"] == "constant"
     assert result.card["notes"] == [
-        "events have no known mark: the mark head is constant, and the gap alone is learnt",
+        "events have no known mark: the mark head is constant and not learnt",
+        "no event has an amount: the amount head stays as it began and is never asked",
         "the prior has no kind sensor: its moments are the built-in wide ones; `eddy fit` first",
     ]
     own = load_prior(result_folder := options(stream).out / "prior.json").of("sensor")
