@@ -43,8 +43,9 @@ class Training:
         passes: over the training data at most, where no teacher extends them: more only teach them
             by heart.
         simulated: share of the batches that are drawn from the teacher, where there is one.
-        limit_s: wall time after which no further step begins; where it comes before the steps are
-            made, the learning rate falls by time and the result depends on the machine.
+        limit_s: seconds of the processor after which no further step begins: other work on the
+            machine does not count. Where they end first, the learning rate falls by them and the
+            result depends on the machine.
     """
 
     seed: int = 1
@@ -68,7 +69,7 @@ class Look:
     Attributes:
         step: after how many steps.
         validation: nats per event, all heads.
-        seconds: since training began.
+        seconds: of the processor since training began.
     """
 
     step: int
@@ -252,7 +253,7 @@ def fit(
     torch.set_num_threads(1)
     source = _Source(train, model.form, teacher, config)
     _compile(model, source)
-    begun = time.monotonic()
+    begun = time.process_time()
     _start(model, source)
     average = copy.deepcopy(model)
     poles: list[torch.nn.Parameter] = []
@@ -274,7 +275,7 @@ def fit(
     worse = 0
     every = max(config.steps // config.looks, 1)
     for step in range(1, config.steps + 1):
-        seconds = time.monotonic() - begun
+        seconds = time.process_time() - begun
         for group in optimiser.param_groups:
             group["lr"] = config.learning_rate * _rate(step - 1, seconds, config)
         _learn(model, source.next(), optimiser)
@@ -282,10 +283,10 @@ def fit(
         with torch.no_grad():
             for mean, value in zip(average.parameters(), model.parameters(), strict=True):
                 mean.lerp_(value, 1.0 - keep)
-        late = time.monotonic() - begun > config.limit_s
+        late = time.process_time() - begun > config.limit_s
         if step % every and step < config.steps and not late:
             continue
-        looks.append(Look(step, mean_loss(average, watched), time.monotonic() - begun))
+        looks.append(Look(step, mean_loss(average, watched), time.process_time() - begun))
         if report is not None:
             report(looks[-1])
         worse += 1
