@@ -23,7 +23,7 @@ _REFUTED_P = 1e-3
 _REFUTED_SDS = 4.0
 _LAGS = (1, 2, 3)
 _RARE = 5
-_DROPOUT = 0.1
+_DROPOUT = 0.2
 _NEAR_START = 50.0
 MOST_MARKS = 64
 """With more kinds of marks a row of weights for each is more than their events can teach (Wikipedia
