@@ -29,9 +29,6 @@ from models.tpp.sequences import (
     split,
 )
 
-STEPS_PER_S = 8.0
-"""Gradient steps for each second of the budget: a third of what a core does alone, so that the same
-budget means the same model on a busy machine too."""
 PUBLISHED_SEED = 1
 FEWEST_EVENTS = 2
 PIECE_EVENTS = 1_024
@@ -127,14 +124,16 @@ class Options:
 
     Attributes:
         seed: of training; the split has its own.
-        budget_s: of training per process.
+        steps: of training per process at most.
+        budget_s: seconds of a core for them at most.
         split_seed: 1 gives the published split.
         layers: of the encoder.
         simulate: whether an unrefuted classical process extends the training data.
     """
 
     seed: int = 1
-    budget_s: float = 120.0
+    steps: int = 600
+    budget_s: float = 600.0
     split_seed: int = PUBLISHED_SEED
     layers: int = 1
     simulate: bool = True
@@ -168,16 +167,15 @@ def evaluate(part: Part, options: Options, report: Callable[[str], None]) -> Row
     )
     marks, (train, valid, test) = renumber_marks(part.train, part.valid, part.test)
     form = suggest(train, valid, teacher, marks, options.layers)
-    steps = max(int(options.budget_s * STEPS_PER_S), 40)
-    config = Training(seed=options.seed, steps=steps, limit_s=options.budget_s)
+    config = Training(seed=options.seed, steps=options.steps, limit_s=options.budget_s)
     torch.manual_seed(options.seed)
     scales = form.scales
     change = float(np.log(scales.log_gap_sd) + np.log(valid.scored).mean())
 
     def told(look: Look) -> None:
         report(
-            f"step {look.step} of {steps} at most: validation {look.validation + change:.4f}, "
-            f"{look.seconds:.0f} s"
+            f"step {look.step} of {options.steps} at most: "
+            f"validation {look.validation + change:.4f}, {look.seconds:.0f} s"
         )
 
     model, looks = fit(Model.streamable(form), train, valid, config, teacher, told)
@@ -249,14 +247,16 @@ def main() -> int:
     parser.add_argument("--process", action="append", default=[])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--split-seed", type=int, default=PUBLISHED_SEED)
-    parser.add_argument("--budget-s", type=float, default=120.0)
+    parser.add_argument("--steps", type=int, default=Options().steps)
+    parser.add_argument("--budget-s", type=float, default=Options().budget_s)
     parser.add_argument("--layers", type=int, default=1)
     parser.add_argument("--no-simulation", action="store_true")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     options = Options(
-        given.seed, given.budget_s, given.split_seed, given.layers, not given.no_simulation
-    )
+        given.seed, given.steps, given.budget_s, given.split_seed, given.layers,
+        not given.no_simulation,
+    )  # fmt: skip
     load: Callable[[str], Recorded] = _known
     try:
         read = {} if given.known else tables(given.data)

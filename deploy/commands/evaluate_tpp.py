@@ -25,14 +25,17 @@ def tpp(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of training.")] = 1,
     split_seed: Annotated[int, typer.Option(min=0, help="1 is the published split.")] = 1,
+    steps: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Gradient steps per process at most.")
+    ] = 600,
     budget_s: Annotated[
         float,
         typer.Option(
             min=1.0,
             metavar="S",
-            help="Training time per process at most; the fits take some 10 s more.",
+            help="Seconds of a core for training each process at most; the fits take some 10 more.",
         ),
-    ] = 120.0,
+    ] = 600.0,
     layers: Annotated[int, typer.Option(min=1, max=4, help="Of the encoder.")] = 1,
     simulation: Annotated[
         bool,
@@ -57,8 +60,8 @@ def tpp(
     command += ["--known"] if known else ["--data", str(data)]
     for name in process or []:
         command += ["--process", name]
-    command += ["--seed", str(seed), "--split-seed", str(split_seed), "--budget-s", str(budget_s)]
-    command += ["--layers", str(layers)]
+    command += ["--seed", str(seed), "--split-seed", str(split_seed), "--steps", str(steps)]
+    command += ["--budget-s", str(budget_s), "--layers", str(layers)]
     command += [] if simulation else ["--no-simulation"]
     command += ["--json"] if as_json else []
     path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))

@@ -1,17 +1,23 @@
 """What a streamable intensity model is made of: poles, layers, features and heads, as plain data.
 
 Feature version 1 (`models.tpp.spec`), which the job serves today, is one fixed form: real poles,
-one layer, four components. This is the general form beside it, feature version 2. It stands for the
+one layer, four components. This is the general form beside it, feature version 4. It stands for the
 meaning of a memory's numbers, so it is stored with every model, and a memory carries its digest.
 
 Features of an event (see `models.tpp.features`), float32[features]:
     0 standardised log gap, cut at FEATURE_LIMIT, 0 for a first event
     1 gap over the mean gap, cut at RATIO_LIMIT
     2 is_first
-    then where the architecture has marks: log age of the mark in this sequence, is it new, is it
-    that of the event before; then with amounts the standardised log amount; then with the clock the
-    sequence's excess t / mean - n within EXCESS_LIMIT, log1p(n), the clock t / span, its square and
-    log1p of what is left of the span; then for each period the sine and the cosine of the clock.
+    then for each of the levels: the mean of the standardised log gap over about so many events, and
+    the log of its standard deviation, both drawn to 0 as by one event there
+    then where the architecture has marks, as this sequence has shown them so far: log age of the
+    mark, is it new, is it that of the event before; log1p of how often it came in a row before, log
+    time since the row began, mean log gap within it; log of how often the mark came, mean log gap
+    after it, how often it came again at once, log of how many kinds came
+    then with profiles what training sequences tell of the mark (see `models.tpp.profiles`)
+    then with amounts the standardised log amount; then with the clock the sequence's excess
+    t / mean gap - n within EXCESS_LIMIT, log1p(n), the clock t / span, its square and log1p of what
+    is left of the span; then for each period the sine and the cosine of the clock.
 """
 
 from __future__ import annotations
@@ -24,17 +30,19 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-GENERAL_FEATURE_VERSION: Final = "2"
+GENERAL_FEATURE_VERSION: Final = "4"
 FEATURE_LIMIT: Final = 8.0
 RATIO_LIMIT: Final = 20.0
 EXCESS_LIMIT: Final = 50.0
 """A clock without correction wanders off by thousands of mean gaps: in float32 such a feature would
 drown the others."""
 GAP_FEATURES: Final = 3
-MARK_FEATURES: Final = 3
+LEVEL_FEATURES: Final = 2
+MARK_FEATURES: Final = 10
+PROFILE_FEATURES: Final = 8
 CLOCK_FEATURES: Final = 5
 RECENT_MARKS: Final = 32
-"""How many distinct marks an entity's memory knows the last time of."""
+"""How many distinct marks an entity's memory knows something of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +117,9 @@ class Architecture:
         layers: each reads the event's features and the memory of the layer below.
         marks: kinds of marks, 0 for none; the last one stands for every other mark.
         mark_head: whether the next mark is predicted.
+        profiles: how many marks have a profile, 0 for no such features; a mark from this number on
+            has the profile of an unknown one.
+        levels: over how many events the running means of the log gap go, about.
         amount: whether events have amounts, which are then predicted given gap and mark.
         clock: whether the sequence's clock and count are features.
         clock_periods: periods of the absolute clock, in the data's unit of time.
@@ -123,6 +134,8 @@ class Architecture:
     layers: tuple[Layer, ...]
     marks: int = 0
     mark_head: bool = False
+    profiles: int = 0
+    levels: tuple[float, ...] = ()
     amount: bool = False
     clock: bool = False
     clock_periods: tuple[float, ...] = ()
@@ -138,6 +151,8 @@ class Architecture:
         """How many features an event has."""
         return (
             GAP_FEATURES
+            + LEVEL_FEATURES * len(self.levels)
+            + (PROFILE_FEATURES if self.profiles else 0)
             + (MARK_FEATURES if self.marks else 0)
             + (1 if self.amount else 0)
             + (CLOCK_FEATURES if self.clock else 0)
@@ -182,9 +197,9 @@ class Architecture:
             )
             for layer in raw.pop("layers")
         )
-        periods = tuple(raw.pop("clock_periods"))
+        periods, levels = tuple(raw.pop("clock_periods")), tuple(raw.pop("levels"))
         scales = Scales(**raw.pop("scales"))
-        return cls(scales=scales, layers=layers, clock_periods=periods, **raw)
+        return cls(scales=scales, layers=layers, clock_periods=periods, levels=levels, **raw)
 
     def without_dropout(self) -> Architecture:
         """Return the form as the stream has it."""

@@ -14,6 +14,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from models.baselines.renewal import log_normal_log_survival
+from models.tpp.gamma import log_gamma_tails
 
 _Reals = NDArray[np.float64]
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
@@ -76,42 +77,9 @@ class Weibull:
 
 
 @njit(cache=True)
-def upper_gamma_log(shape, x):  # type: ignore[no-untyped-def]
-    """Log of the regularised upper incomplete gamma function Q(shape, x).
-
-    The series of P below shape + 1, Lentz's continued fraction of Q above (Press and others,
-    Numerical Recipes, section 6.2).
-    """
-    if x <= 0.0:
-        return 0.0
-    log_front = shape * math.log(x) - x - math.lgamma(shape)
-    if x < shape + 1.0:
-        term = total = 1.0 / shape
-        for n in range(1, 500):
-            term *= x / (shape + n)
-            total += term
-            if term < total * 1e-16:
-                break
-        return math.log1p(-min(math.exp(log_front) * total, 1.0 - 1e-16))
-    b = x + 1.0 - shape
-    c = 1e300
-    d = 1.0 / b
-    fraction = d
-    for n in range(1, 500):
-        a = -n * (n - shape)
-        b += 2.0
-        d = 1.0 / (a * d + b)
-        c = b + a / c
-        fraction *= c * d
-        if abs(c * d - 1.0) < 1e-15:
-            break
-    return log_front + math.log(fraction)
-
-
-@njit(cache=True)
 def _upper_gamma_logs(shape, x, out):  # type: ignore[no-untyped-def]
     for i in range(len(x)):
-        out[i] = upper_gamma_log(shape, x[i])
+        out[i] = log_gamma_tails(shape, x[i])[1]
 
 
 @dataclass(frozen=True, slots=True)

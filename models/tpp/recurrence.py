@@ -13,13 +13,13 @@ a = exp(-gap / tau + 2 pi i gap / period). A sequence's first event finds h = 0.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from models.tpp.architecture import Architecture
+from models.tpp.architecture import PROFILE_FEATURES, Architecture
 from models.tpp.features import feature_step, new_history, scale_array
 
 _F32 = NDArray[np.float32]
@@ -134,7 +134,7 @@ class Memory:
 
     Attributes:
         digest: of the architecture that gives the numbers their meaning.
-        history: float64[HISTORY], see `models.tpp.features`.
+        history: float64[HISTORY + 3 levels], see `models.tpp.features`.
         layers: float32[size] by layer.
     """
 
@@ -145,20 +145,34 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Recurrence:
-    """The encoder of feature version 2 as the stream runs it.
+    """The encoder of feature version 4 as the stream runs it.
 
     Attributes:
         architecture: its form.
         layers: the weights, by layer.
+        profiles: float32[profiles + 1, PROFILE_FEATURES], of each mark and of an unknown one; where
+            the architecture has none, [1, 0].
     """
 
     architecture: Architecture
     layers: tuple[LayerWeights, ...]
+    profiles: _F32 = field(default_factory=lambda: np.zeros((1, 0), np.float32))
+
+    def __post_init__(self) -> None:
+        """Refuse profiles that are not those of the architecture."""
+        wanted = self.architecture.profiles
+        expected = wanted + 1, PROFILE_FEATURES if wanted else 0
+        if self.profiles.shape != expected:
+            raise ValueError(
+                f"expected profiles of shape {expected}, found {self.profiles.shape}; give those "
+                "that the model learnt with"
+            )
 
     def new_memory(self) -> Memory:
         """Return the memory of an entity without events."""
         sizes = [np.zeros(layer.size, np.float32) for layer in self.architecture.layers]
-        return Memory(self.architecture.digest, new_history(), tuple(sizes))
+        history = new_history(len(self.architecture.levels))
+        return Memory(self.architecture.digest, history, tuple(sizes))
 
     def advance(self, memory: Memory, time: float, mark: int = 0, amount: float = 1.0) -> _F32:
         """Advance `memory` by an event and return the decoder's input.
@@ -188,9 +202,11 @@ class Recurrence:
                 f"{time} and {amount}; order the events and leave out what is not finite"
             )
         found = np.zeros(form.features, np.float32)
+        row = mark if 0 <= mark < form.profiles else form.profiles
         gap = feature_step(
             memory.history, time, mark, amount, scale_array(form), form.marks > 0, form.amount,
-            form.clock, np.array(form.clock_periods, np.float64), found,
+            form.clock, np.array(form.levels, np.float64), self.profiles[row],
+            np.array(form.clock_periods, np.float64), found,
         )  # fmt: skip
         x, parts = found, []
         for weights, part in zip(self.layers, memory.layers, strict=True):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +23,14 @@ _REFUTED_P = 1e-3
 _REFUTED_SDS = 4.0
 _LAGS = (1, 2, 3)
 _RARE = 5
-_DROPOUT = 0.1
+_DROPOUT = 0.2
 _NEAR_START = 50.0
 MOST_MARKS = 64
 """With more kinds of marks a row of weights for each is more than their events can teach (Wikipedia
-has 12 events for each of 8,227): only how old a mark is, is read then."""
+has 12 events for each of 8,227): each has a profile then."""
+MOST_PROFILES = 65_536
+"""2 MB of them; a rarer mark has the profile of an unknown one."""
+LEVELS = (1.0, 4.0, 16.0, 64.0, 256.0)
 
 
 def scales_of(train: Sequences) -> Scales:
@@ -127,46 +130,78 @@ def teacher_of(fits: Sequence[Process], train: Sequences, valid: Sequences) -> P
     return best if stable and stands(best, train) and stands(best, valid) else None
 
 
-def common_marks(train: Sequences) -> NDArray[np.int64]:
-    """Return the marks that are frequent enough to learn about, the most frequent first."""
+def common_marks(train: Sequences, least: int = _RARE) -> NDArray[np.int64]:
+    """Return the marks with at least so many events, the most frequent first."""
     if train.mark is None:
         return np.zeros(0, np.int64)
     values, counts = np.unique(train.mark, return_counts=True)
     order = np.argsort(-counts, kind="stable")
-    return values[order][counts[order] >= _RARE].astype(np.int64)
+    return values[order][counts[order] >= least].astype(np.int64)
 
 
-def renumber_marks(train: Sequences, *others: Sequences) -> tuple[int, tuple[Sequences, ...]]:
-    """Return how many marks an architecture needs, and all sequences with their marks renumbered.
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """How an architecture reads and predicts marks.
 
-    By their frequency in `train`, every rare one as the last. Where there are more than MOST_MARKS
-    kinds they keep their numbers, and the architecture has one row for all; 0 without marks.
+    Attributes:
+        rows: of weights, one a mark, the last for every rare one; 0 without marks, 1 where each
+            mark has a profile instead.
+        profiles: how many marks have a profile.
+    """
+
+    rows: int = 0
+    profiles: int = 0
+
+
+NO_MARKS = Marks()
+
+
+def renumber_marks(train: Sequences, *others: Sequences) -> tuple[Marks, tuple[Sequences, ...]]:
+    """Return how an architecture reads the marks, and all sequences with their marks renumbered.
+
+    By their frequency in `train`. Up to MOST_MARKS kinds every rare one is the last; with more the
+    unknown ones keep numbers of their own behind the known.
     """
     if train.mark is None:
-        return 0, (train, *others)
+        return Marks(), (train, *others)
     if len(np.unique(train.mark)) > MOST_MARKS:
-        return 1, (train, *others)
-    known = common_marks(train)
-    found = (replace(data, mark=recode_marks(data, known)) for data in (train, *others))
-    return len(known) + 1, tuple(found)
+        known = common_marks(train, 1)[:MOST_PROFILES]
+        marks = Marks(1, len(known))
+    else:
+        known = common_marks(train)
+        marks = Marks(len(known) + 1)
+    found = (
+        replace(data, mark=recode_marks(data, known, apart=marks.profiles > 0))
+        for data in (train, *others)
+    )
+    return marks, tuple(found)
 
 
-def recode_marks(data: Sequences, known: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return each event's place in `known`, len(known) for every other mark."""
+def recode_marks(
+    data: Sequences, known: NDArray[np.int64], apart: bool = False
+) -> NDArray[np.int64]:
+    """Return each event's place in `known`, len(known) for every other mark.
+
+    Where the others are told `apart`, they are numbered from there on.
+    """
     assert data.mark is not None
     order = np.argsort(known)
     at = np.searchsorted(known[order], data.mark).clip(0, max(len(known) - 1, 0))
     if not len(known):
         return np.zeros(len(data), np.int64)
     found = order[at]
-    return np.where(known[found] == data.mark, found, len(known)).astype(np.int64)
+    met = known[found] == data.mark
+    other = np.full(len(data), len(known))
+    if apart:
+        other += np.unique(np.where(met, -1, data.mark), return_inverse=True)[1]
+    return np.where(met, found, other).astype(np.int64)
 
 
 def suggest(
     train: Sequences,
     valid: Sequences,
     teacher: Process | None,
-    marks: int = 0,
+    marks: Marks = NO_MARKS,
     layers: int = 1,
     components: int = 16,
 ) -> Architecture:
@@ -176,7 +211,7 @@ def suggest(
         train: sequences to learn from.
         valid: sequences to choose by.
         teacher: see `teacher_of`; its poles and clock are taken up.
-        marks: see `renumber_marks`; from 2 on the next mark is predicted.
+        marks: see `renumber_marks`; from 2 rows on the next mark is predicted.
         layers: of the encoder.
         components: of the gap's mixture.
     """
@@ -204,8 +239,10 @@ def suggest(
     return Architecture(
         scales,
         (first, *([above] * (layers - 1))),
-        marks=marks,
-        mark_head=marks > 1,
+        marks=marks.rows,
+        mark_head=marks.rows > 1,
+        profiles=marks.profiles,
+        levels=LEVELS if teacher is None else (),
         amount=train.amount is not None,
         clock=clock,
         clock_periods=periods,

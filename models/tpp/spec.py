@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 
 FEATURE_VERSION: Final = "3"
 """Changes with every change to the meaning of `x` or `y`; the job refuses a model of another one. 1
-had no amount; 2 is the general form of `architecture`, which no server hosts."""
+had no amount; the versions between and after are those of the general form of `architecture`, which
+no server hosts."""
 
 MEMORY: Final = 64
 MARKS: Final = 8

@@ -142,6 +142,7 @@ def test_the_command_says_what_it_needs(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert "run `make .venv-train/.ready`" in str(result.exception)
     help_text = CliRunner().invoke(app, ["evaluate", "tpp", "--help"]).output
     assert "--budget-s" in help_text
+    assert "--steps" in help_text
 
 
 def test_the_command_hands_over_to_the_training_environment(
@@ -157,8 +158,8 @@ def test_the_command_hands_over_to_the_training_environment(
     CliRunner().invoke(app, [*arguments, "--seed", "4", "--no-simulation", "--json"])
     assert seen[0][1:] == [
         "-m", "deploy.evaluate_tpp", "--data", "x.parquet", "--process", "a", "--process", "b",
-        "--seed", "4", "--split-seed", "1", "--budget-s", "120.0", "--layers", "1",
-        "--no-simulation", "--json",
+        "--seed", "4", "--split-seed", "1", "--steps", "600", "--budget-s", "600.0",
+        "--layers", "1", "--no-simulation", "--json",
     ]  # fmt: skip
 
 
@@ -167,7 +168,7 @@ def test_a_small_run_prints_the_three_figures(
 ) -> None:
     pytest.importorskip("torch", reason="the training environment has it")
     path = two_processes(tmp_path / "two.parquet", events=200)
-    arguments = ["x", "--data", str(path), "--process", "late", "--budget-s", "5", "--json"]
+    arguments = ["x", "--data", str(path), "--process", "late", "--steps", "40", "--json"]
     monkeypatch.setattr("sys.argv", arguments)
     assert evaluate_tpp.main() == 0
     found = json.loads(capsys.readouterr().out)
@@ -194,7 +195,7 @@ def test_marks_and_amounts_beside_a_process_that_is_unrefuted(
     amount = np.random.default_rng(1).lognormal(size=len(seq))
     for columns in ({"mark": data.mark}, {"mark": mark, "amount": amount}, {"amount": amount}):
         path = write(tmp_path / "marked.parquet", seq=seq, t=data.time, **columns)
-        monkeypatch.setattr("sys.argv", ["x", "--data", str(path), "--budget-s", "3", "--json"])
+        monkeypatch.setattr("sys.argv", ["x", "--data", str(path), "--steps", "40", "--json"])
         assert evaluate_tpp.main() == 0
         row = json.loads(capsys.readouterr().out)["marked"]
         assert row["teacher"] is None

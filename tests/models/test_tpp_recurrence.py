@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from models.tpp.architecture import (
     GAP_FEATURES,
+    LEVEL_FEATURES,
+    MARK_FEATURES,
+    PROFILE_FEATURES,
     RECENT_MARKS,
     Architecture,
     Layer,
@@ -18,6 +21,7 @@ from models.tpp.architecture import (
     poles,
 )
 from models.tpp.features import features, mark_age, new_history
+from models.tpp.profiles import rows_of
 from models.tpp.recurrence import LayerWeights, Recurrence, fade, squash
 from models.tpp.sequences import Sequences
 
@@ -28,7 +32,7 @@ def form(layers: int = 2) -> Architecture:
     first = poles(0.05, 100.0, 4, 3, 2, extra=(0.7,))
     return Architecture(
         SCALES, (first, Layer((1.0, 30.0), (8.0,), ((3.0, 2.0),), 5))[:layers],
-        marks=4, amount=True, clock=True, clock_periods=(50.0,),
+        marks=4, profiles=3, levels=(2.0, 20.0), amount=True, clock=True, clock_periods=(50.0,),
     )  # fmt: skip
 
 
@@ -55,7 +59,17 @@ def weights(architecture: Architecture, seed: int = 0) -> Recurrence:
             )
         )
         below = layer.size
-    return Recurrence(architecture, tuple(found))
+    return Recurrence(architecture, tuple(found), profiles(architecture))
+
+
+def profiles(architecture: Architecture) -> NDArray[np.float32]:
+    shape = architecture.profiles + 1, PROFILE_FEATURES if architecture.profiles else 0
+    return np.random.default_rng(7).normal(0.0, 0.4, shape).astype(np.float32)
+
+
+def told(data: Sequences, architecture: Architecture) -> NDArray[np.float32]:
+    assert data.mark is not None
+    return rows_of(profiles(architecture), data.mark)
 
 
 def events(n: int, seed: int = 1) -> Sequences:
@@ -77,7 +91,7 @@ def test_memory_equals_the_sum_over_all_past_events() -> None:
     encoder, data = weights(architecture), events(40)
     layer, w = architecture.layers[0], encoder.layers[0]
     assert data.mark is not None
-    x = features(data, architecture)[0].astype(np.float64)
+    x = features(data, architecture, told(data, architecture))[0].astype(np.float64)
     hidden = x @ w.w1 + w.b1 + w.by_mark[np.minimum(data.mark, 3)]
     e = hidden / (1 + np.exp(-hidden)) @ w.w2 + w.b2
     real, counts, pairs = 5, 3, 2
@@ -123,20 +137,53 @@ def test_features_say_when_how_old_and_how_much() -> None:
     data = Sequences.join(
         [np.array([1.0, 3.0, 4.0, 9.0])], [np.array([2, 1, 2, 2])], [np.array([10.0, 20, 30, 40])]
     )
-    x, elapsed = features(data, architecture)
+    x, elapsed = features(data, architecture, told(data, architecture))
     assert elapsed.tolist() == [0.0, 1.0, 0.5, 2.5]
     assert x.shape == (4, architecture.features)
     assert x[0, :GAP_FEATURES].tolist() == [0.0, 1.0, 1.0]
-    assert x[1, 0] == pytest.approx((math.log(2.0) - 0.1) / 1.3)
-    assert x[:, 4].tolist() == [1.0, 1.0, 0.0, 0.0], "a new mark"
-    assert x[:, 5].tolist() == [0.0, 0.0, 0.0, 1.0], "the mark of the event before"
-    assert x[2, 3] == pytest.approx((math.log1p(3.0) - 0.1) / 1.3)
-    assert x[3, 6] == pytest.approx((math.log(40.0) - 3.0) / 0.5)
-    assert x[3, 7] == pytest.approx(9.0 / 2.0 - 4.0)
-    assert x[3, 8] == pytest.approx(math.log(5.0))
-    assert x[3, 9:11] == pytest.approx([9 / 500, (9 / 500) ** 2])
-    assert x[3, 11] == pytest.approx(math.log1p(491 / 2))
-    assert x[3, 12:] == pytest.approx([math.sin(2 * math.pi * 0.18), math.cos(2 * math.pi * 0.18)])
+    z = (np.log([2.0, 1.0, 5.0]) - 0.1) / 1.3
+    assert x[1:, 0] == pytest.approx(z)
+    at = GAP_FEATURES
+    keep = math.exp(-1.0 / 20.0)
+    weight = 1.0 + keep * (1.0 + keep)
+    assert x[0, at : at + 4].tolist() == [0.0] * 4
+    mean = (z[2] + keep * z[1] + keep * keep * z[0]) / (weight + 1.0)
+    power = (1.0 + z[2] ** 2 + keep * z[1] ** 2 + keep * keep * z[0] ** 2) / (weight + 1.0)
+    assert x[3, at + 2] == pytest.approx(mean)
+    assert x[3, at + 3] == pytest.approx(0.5 * math.log(power - mean**2))
+    at += 2 * LEVEL_FEATURES + MARK_FEATURES
+    expected = profiles(architecture)
+    assert np.array_equal(x[:, at : at + PROFILE_FEATURES], expected[[2, 1, 2, 2]])
+    at += PROFILE_FEATURES
+    assert x[3, at] == pytest.approx((math.log(40.0) - 3.0) / 0.5)
+    assert x[3, at + 1] == pytest.approx(9.0 / 2.0 - 4.0)
+    assert x[3, at + 2] == pytest.approx(math.log(5.0))
+    assert x[3, at + 3 : at + 5] == pytest.approx([9 / 500, (9 / 500) ** 2])
+    assert x[3, at + 5] == pytest.approx(math.log1p(491 / 2))
+    turn = 2 * math.pi * 0.18
+    assert x[3, at + 6 :] == pytest.approx([math.sin(turn), math.cos(turn)])
+
+
+def test_features_say_what_the_sequence_has_shown_of_a_mark() -> None:
+    scales = replace(SCALES, log_gap_mean=0.0, log_gap_sd=1.0)
+    architecture = Architecture(scales, (Layer((1.0,)),), marks=1)
+    time = np.array([0.0, 1.0, 3.0, 6.0, 10.0, 15.0, 21.0])
+    data = Sequences.join([time], [np.array([4, 4, 4, 8, 4, 4, 8])])
+    x = features(data, architecture)[0][:, GAP_FEATURES:].T
+    age, new, again, row, since, level, came, after, returns, kinds = x
+    log = math.log
+    assert age == pytest.approx([0, log(2), log(3), 0, log(8), log(6), log(16)])
+    assert new.tolist() == [1, 0, 0, 1, 0, 0, 0]
+    assert again.tolist() == [0, 1, 1, 0, 0, 1, 0]
+    assert row == pytest.approx([0, log(2), log(3), 0, 0, log(2), 0])
+    assert since == pytest.approx([0, log(2), log(4), 0, 0, log(6), 0])
+    assert level == pytest.approx([0, 0, log(2) / 3, 0, 0, log(5) / 2, 0])
+    assert came == pytest.approx([0, log(2), log(3), 0, log(4), log(5), log(2)])
+    # Drawn to 0 as by two events more.
+    after_4 = [0.0, 0.0, log(2) / 4, 0.0, log(6) / 5, log(30) / 6]
+    assert after == pytest.approx([*after_4, log(4) / 3])
+    assert returns == pytest.approx([0, 1 / 3, 2 / 4, 0, 2 / 5, 3 / 6, 0])
+    assert kinds == pytest.approx([0, 0, 0, log(2), log(2), log(2), log(2)])
 
 
 def test_the_oldest_mark_makes_place() -> None:
@@ -157,8 +204,8 @@ def test_an_architecture_survives_json_and_has_a_digest() -> None:
     assert again.digest == architecture.digest
     assert replace(architecture, clock=False).digest != architecture.digest
     assert architecture.memory == 5 + 3 + 4 + 2 + 1 + 2
-    old = architecture.to_json().replace('"feature_version": "2"', '"feature_version": "1"')
-    with pytest.raises(ValueError, match="feature version 2, found 1; train the model again"):
+    old = architecture.to_json().replace('"feature_version": "4"', '"feature_version": "2"')
+    with pytest.raises(ValueError, match="feature version 4, found 2; train the model again"):
         Architecture.from_json(old)
     for bad in ((0.0,), (-1.0,), ()):
         with pytest.raises(ValueError, match="constants and periods above 0"):
@@ -174,6 +221,12 @@ def test_what_does_not_fit_is_refused() -> None:
     for time, amount in ((4.0, 1.0), (math.nan, 1.0), (6.0, 0.0), (math.inf, 1.0)):
         with pytest.raises(ValueError, match="expected a finite time from 5.0 on"):
             encoder.advance(memory, time, 0, amount)
+    with pytest.raises(ValueError, match="expected events with profiles, found none"):
+        features(events(3), form())
+    with pytest.raises(ValueError, match=r"expected profiles \[3, 8\], found \(3, 2\)"):
+        features(events(3), form(), np.zeros((3, 2), np.float32))
+    with pytest.raises(ValueError, match=r"expected profiles of shape \(4, 8\), found \(1, 0\)"):
+        Recurrence(form(), encoder.layers)
     with pytest.raises(ValueError, match="expected events with marks, found none"):
         features(Sequences.join([np.array([1.0])]), form())
     with pytest.raises(ValueError, match="expected events with amounts, found none"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from models.tpp.classical import Clock, Hawkes, Renewal, SelfCorrecting, draw
 from models.tpp.features import features
 from models.tpp.gap_laws import LogNormalMixture, Weibull
 from models.tpp.screening import (
+    Marks,
     clock_columns,
     clock_gain,
     common_marks,
@@ -97,15 +100,21 @@ def test_rare_marks_are_one() -> None:
     assert recode_marks(data, known).tolist() == [1] * 6 + [0] * 8 + [2] * 6
     later = Sequences.join([np.array([1.0, 2.0])], [np.array([900, 11])])
     marks, (first, second) = renumber_marks(data, later)
-    assert marks == 3
+    assert marks == Marks(3)
     assert first.mark is not None
     assert second.mark is not None
     assert first.mark.tolist() == [1] * 6 + [0] * 8 + [2] * 6
     assert second.mark.tolist() == [0, 2]
     many = Sequences.join([np.arange(1.0, 101.0)], [np.arange(100)])
-    marks, (first,) = renumber_marks(many)
-    assert (marks, first) == (1, many)
-    assert renumber_marks(draw(POISSON, 20, 1, 1))[0] == 0
+    unseen = Sequences.join([np.arange(1.0, 5.0)], [np.array([700, 3, 600, 700])])
+    marks, (first, second) = renumber_marks(replace(many, mark=99 - np.arange(100)), unseen)
+    assert marks == Marks(1, 100)
+    assert first.mark is not None
+    assert second.mark is not None
+    assert sorted(first.mark) == list(range(100))
+    assert second.mark.tolist() == [102, first.mark[96], 101, 102], "unknown ones are told apart"
+    assert suggest(many, many, None, marks).profiles == 100
+    assert renumber_marks(draw(POISSON, 20, 1, 1))[0] == Marks()
     few = Sequences.join([np.array([1.0, 2.0])], [np.array([4, 5])])
     assert common_marks(few).tolist() == []
     assert recode_marks(few, common_marks(few)).tolist() == [0, 0]

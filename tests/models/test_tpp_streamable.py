@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch", reason="the training environment has it")
 from models.tpp.architecture import Architecture, Layer, Scales, poles  # noqa: E402 (after the skip)
 from models.tpp.classical import Hawkes, Renewal, draw, mean_nll  # noqa: E402
 from models.tpp.gap_laws import LogNormalMixture, Weibull  # noqa: E402
-from models.tpp.screening import suggest  # noqa: E402
+from models.tpp.screening import Marks, suggest  # noqa: E402
 from models.tpp.sequences import Sequences, ks_p_value  # noqa: E402
 from models.tpp.training import references  # noqa: E402
 from models.tpp.training.likelihood import (  # noqa: E402
@@ -22,6 +22,7 @@ from models.tpp.training.likelihood import (  # noqa: E402
     fit,
     judge,
     prepare,
+    prepare_for,
 )
 from models.tpp.training.sampling import sample  # noqa: E402
 from models.tpp.training.scan import pole_scan  # noqa: E402
@@ -36,8 +37,8 @@ SCALES = Scales(1.5, 0.0, 1.2, 1e5, 3.0, 0.5)
 MARKED = Architecture(
     SCALES,
     (poles(0.02, 500.0, 8, 6, 4, extra=(0.7,)), Layer((1.0, 50.0), (9.0, 300.0), ((3.0, 2.0),))),
-    marks=5, mark_head=True, amount=True, clock=True, clock_periods=(700.0,),
-    components=6, width=16, blocks=1,
+    marks=5, mark_head=True, profiles=4, levels=(2.0, 30.0), amount=True, clock=True,
+    clock_periods=(700.0,), components=6, width=16, blocks=1,
 )  # fmt: skip
 PLAIN = Architecture(SCALES, (poles(0.05, 200.0, 6, 4, 2),), components=6, width=16, blocks=1)
 
@@ -55,6 +56,7 @@ def model(form: Architecture, seed: int = 3) -> Model:
     found = Model.streamable(form)
     for layer in found.encoder.layers:
         torch.nn.init.normal_(layer.by_mark, 0.0, 0.3)
+    torch.nn.init.normal_(found.profiles, 0.0, 0.3)
     evaluated: Model = found.eval()
     return evaluated
 
@@ -62,7 +64,7 @@ def model(form: Architecture, seed: int = 3) -> Model:
 def test_the_streams_encoder_equals_torch_over_10000_events() -> None:
     twin, data = model(MARKED), events(10_000)
     with torch.no_grad():
-        expected = twin.encoder(prepare(data, MARKED)).numpy()
+        expected = twin.encoder(prepare_for(twin, data)).numpy()
     encoder = stream_weights(twin)
     memory = encoder.new_memory()
     assert data.mark is not None
@@ -109,11 +111,11 @@ def test_the_future_and_other_sequences_do_not_reach_a_prediction(kind: str) -> 
     make = {"streamable": Model.streamable, "gru": references.gru}.get(kind, references.attention)
     twin, data = make(MARKED).eval(), events(30, 3)
     with torch.no_grad():
-        before = twin(prepare(data, MARKED))
+        before = twin(prepare_for(twin, data))
         time = data.time.copy()
         time[45:60] += 3.0
-        after = twin(prepare(replace(data, time=time), MARKED))
-        alone = twin(prepare(data.take(np.array([2])), MARKED))
+        after = twin(prepare_for(twin, replace(data, time=time)))
+        alone = twin(prepare_for(twin, data.take(np.array([2]))))
     same = torch.ones(90, dtype=torch.bool)
     same[45:60] = False
     torch.testing.assert_close(before[same], after[same], atol=1e-5, rtol=1e-5)
@@ -122,7 +124,8 @@ def test_the_future_and_other_sequences_do_not_reach_a_prediction(kind: str) -> 
 
 
 def test_densities_integrate_to_one_and_to_their_distribution() -> None:
-    twin, prepared = model(MARKED), prepare(events(4), MARKED)
+    twin = model(MARKED)
+    prepared = prepare_for(twin, events(4))
     z = twin(prepared)[:1]
     grid = torch.linspace(-60.0, 60.0, 240_001, dtype=torch.float64)
     mark = torch.tensor([2])
@@ -207,7 +210,7 @@ def test_marks_and_amounts_are_learnt_given_what_came() -> None:
         amounts.append(np.exp(3.0 + 2.0 * mark + 0.3 * rng.normal(size=300)))
     data = Sequences.join(times, marks, amounts)
     train, test = data.take(np.arange(6)), data.take(np.array([6, 7]))
-    form = replace(suggest(train, test, None, marks=2), width=16, blocks=1, components=6)
+    form = replace(suggest(train, test, None, marks=Marks(2)), width=16, blocks=1, components=6)
     torch.manual_seed(1)
     fitted, _ = fit(Model.streamable(form), train, test, _short(120, learning_rate=1e-2, passes=80))
     judged = judge(fitted, test)

@@ -17,6 +17,7 @@ from models.tpp.classical import Process
 from models.tpp.classical_fit import fit_log_normal_mixture
 from models.tpp.features import features
 from models.tpp.gap_laws import LogNormalMixture
+from models.tpp.profiles import Profiles, rows_of
 from models.tpp.sequences import Sequences
 from models.tpp.training.streamable import Events, Model, mixture_cdf
 
@@ -42,8 +43,9 @@ class Training:
         passes: over the training data at most, where no teacher extends them: more only teach them
             by heart.
         simulated: share of the batches that are drawn from the teacher, where there is one.
-        limit_s: wall time after which no further step begins; where it comes before the steps are
-            made, the learning rate falls by time and the result depends on the machine.
+        limit_s: seconds of the processor after which no further step begins: other work on the
+            machine does not count. Where they end first, the learning rate falls by them and the
+            result depends on the machine.
     """
 
     seed: int = 1
@@ -67,7 +69,7 @@ class Look:
     Attributes:
         step: after how many steps.
         validation: nats per event, all heads.
-        seconds: since training began.
+        seconds: of the processor since training began.
     """
 
     step: int
@@ -92,9 +94,17 @@ class Judged:
     pit: NDArray[np.float64]
 
 
-def prepare(data: Sequences, form: Architecture) -> Events:
-    """Return `data` as the network reads them."""
-    found, elapsed = features(data, form)
+def prepare(
+    data: Sequences, form: Architecture, profiles: NDArray[np.float32] | None = None
+) -> Events:
+    """Return `data` as the network reads them.
+
+    Args:
+        data: of the process.
+        form: of the network.
+        profiles: float32[n, PROFILE_FEATURES], of each event's mark; None without such features.
+    """
+    found, elapsed = features(data, form, profiles)
     scales = form.scales
     gap, first = data.gap, data.first
     y = (np.log(np.where(first, 1.0, gap)) - scales.log_gap_mean) / scales.log_gap_sd
@@ -133,16 +143,6 @@ def batches(data: Sequences, events: int, rng: np.random.Generator) -> list[NDAr
     return found
 
 
-def _start(model: Model, train: Sequences) -> None:
-    """Let the gap's mixture begin at the best one without history."""
-    scales = model.form.scales
-    law = fit_log_normal_mixture(train, model.form.components).law
-    assert isinstance(law, LogNormalMixture)
-    mean = (np.array(law.mean) - scales.log_gap_mean) / scales.log_gap_sd
-    sd = np.array(law.sd) / scales.log_gap_sd
-    model.decoder.begin_at(LogNormalMixture(law.weight, tuple(mean), tuple(sd)))
-
-
 def _rate(step: int, seconds: float, config: Training) -> float:
     """Return the share of the peak learning rate: it falls by steps, or by time where that ends."""
     if step < config.warm_steps:
@@ -163,7 +163,15 @@ def mean_loss(model: Model, prepared: Sequence[Events]) -> float:
     return total / max(count, 1)
 
 
-def _chunks(data: Sequences, form: Architecture) -> list[Events]:
+def prepare_for(model: Model, data: Sequences) -> Events:
+    """Return `data`, from outside the training sequences, as the network reads them."""
+    rows = None
+    if model.form.profiles and data.mark is not None:
+        rows = rows_of(model.profiles.numpy(), data.mark)
+    return prepare(data, model.form, rows)
+
+
+def _chunks(data: Sequences, model: Model) -> list[Events]:
     in_order: list[list[int]] = [[]]
     filled = 0
     for number, size in enumerate(np.diff(data.starts)):
@@ -172,7 +180,7 @@ def _chunks(data: Sequences, form: Architecture) -> list[Events]:
             filled = 0
         in_order[-1].append(number)
         filled += int(size)
-    return [prepare(data.take(np.array(part)), form) for part in in_order]
+    return [prepare_for(model, data.take(np.array(part))) for part in in_order]
 
 
 class _Source:
@@ -182,6 +190,7 @@ class _Source:
         self, train: Sequences, form: Architecture, teacher: Process | None, config: Training
     ) -> None:
         self.train, self.form, self.teacher, self.config = train, form, teacher, config
+        self.profiles = Profiles.of(train, form.scales, form.profiles) if form.profiles else None
         self.rng = np.random.default_rng(config.seed)
         self.left: list[NDArray[np.int64]] = []
 
@@ -193,7 +202,25 @@ class _Source:
             return prepare(self.teacher.simulate(length, count, self.rng), self.form)
         if not self.left:
             self.left = batches(self.train, size, self.rng)
-        return prepare(self.train.take(self.left.pop()), self.form)
+        return self.real(self.left.pop())
+
+    def real(self, which: NDArray[np.int64]) -> Events:
+        """Return the sequences numbered `which`; their marks' profiles are by the others."""
+        data = self.train.take(which)
+        own = None if self.profiles is None else self.profiles.without_own(data)
+        return prepare(data, self.form, own)
+
+
+def _start(model: Model, source: _Source) -> None:
+    """Let the gap's mixture begin at the best one without history, and tell the marks' profiles."""
+    scales = model.form.scales
+    law = fit_log_normal_mixture(source.train, model.form.components).law
+    assert isinstance(law, LogNormalMixture)
+    mean = (np.array(law.mean) - scales.log_gap_mean) / scales.log_gap_sd
+    sd = np.array(law.sd) / scales.log_gap_sd
+    model.decoder.begin_at(LogNormalMixture(law.weight, tuple(mean), tuple(sd)))
+    if source.profiles is not None:
+        model.profiles.copy_(torch.from_numpy(source.profiles.table))
 
 
 def fit(
@@ -224,9 +251,10 @@ def fit(
             "have no marks and amounts of the data's; train without one"
         )
     torch.set_num_threads(1)
-    _compile(model, train, teacher)
-    begun = time.monotonic()
-    _start(model, train)
+    source = _Source(train, model.form, teacher, config)
+    _compile(model, source)
+    begun = time.process_time()
+    _start(model, source)
     average = copy.deepcopy(model)
     poles: list[torch.nn.Parameter] = []
     others: list[torch.nn.Parameter] = []
@@ -237,7 +265,7 @@ def fit(
         {"params": poles, "weight_decay": 0.0},
     ]
     optimiser = torch.optim.AdamW(groups, config.learning_rate)
-    source, watched = _Source(train, model.form, teacher, config), _chunks(valid, model.form)
+    watched = _chunks(valid, model)
     steps = config.steps
     if teacher is None:
         steps = min(steps, max(config.passes * len(train) // config.batch_events, 1))
@@ -247,7 +275,7 @@ def fit(
     worse = 0
     every = max(config.steps // config.looks, 1)
     for step in range(1, config.steps + 1):
-        seconds = time.monotonic() - begun
+        seconds = time.process_time() - begun
         for group in optimiser.param_groups:
             group["lr"] = config.learning_rate * _rate(step - 1, seconds, config)
         _learn(model, source.next(), optimiser)
@@ -255,10 +283,10 @@ def fit(
         with torch.no_grad():
             for mean, value in zip(average.parameters(), model.parameters(), strict=True):
                 mean.lerp_(value, 1.0 - keep)
-        late = time.monotonic() - begun > config.limit_s
+        late = time.process_time() - begun > config.limit_s
         if step % every and step < config.steps and not late:
             continue
-        looks.append(Look(step, mean_loss(average, watched), time.monotonic() - begun))
+        looks.append(Look(step, mean_loss(average, watched), time.process_time() - begun))
         if report is not None:
             report(looks[-1])
         worse += 1
@@ -272,13 +300,13 @@ def fit(
     return average.eval(), looks
 
 
-def _compile(model: Model, train: Sequences, teacher: Process | None) -> None:
+def _compile(model: Model, source: _Source) -> None:
     """Call every kernel of a step once: compiling them takes half a minute, not of the budget."""
-    if teacher is not None:
-        teacher.simulate(2, 1, np.random.default_rng(0))
+    if source.teacher is not None:
+        source.teacher.simulate(2, 1, np.random.default_rng(0))
     # Without dropout, on a copy: neither torch's generator nor the model moves.
     copied = copy.deepcopy(model).eval()
-    losses = copied.losses(prepare(train.take(np.array([0])), model.form))
+    losses = copied.losses(source.real(np.array([0])))
     torch.stack([part.sum() for part in losses.values()]).sum().backward()
 
 
@@ -299,7 +327,7 @@ def judge(model: Model, data: Sequences) -> Judged:
     uniform: list[NDArray[np.float64]] = []
     model.eval()
     with torch.no_grad():
-        for events in _chunks(data, model.form):
+        for events in _chunks(data, model):
             for name, part in model.losses(events).items():
                 sums[name] = sums.get(name, 0.0) + float(part.double().sum())
             params = model.decoder.gap_parameters(model(events))

@@ -1,4 +1,4 @@
-"""The streamable model in torch: encoder of feature version 2, decoder with gap, mark and amount.
+"""The streamable model in torch: encoder of feature version 4, decoder with gap, mark and amount.
 
 The encoder is the twin of `models.tpp.recurrence`, to 1e-5 over 10,000 events.
 """
@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.tpp.architecture import Architecture, Layer
+from models.tpp.architecture import PROFILE_FEATURES, Architecture, Layer
 from models.tpp.gap_laws import LogNormalMixture
 from models.tpp.recurrence import LayerWeights, Recurrence
 from models.tpp.training.scan import pole_scan
@@ -224,6 +224,8 @@ class Model(nn.Module):  # type: ignore[misc]
         self.form = form
         self.encoder = encoder
         self.decoder = Decoder(form, inputs)
+        rows = form.profiles + 1, PROFILE_FEATURES if form.profiles else 0
+        self.register_buffer("profiles", torch.zeros(rows))
 
     @classmethod
     def streamable(cls, form: Architecture) -> Model:
@@ -267,7 +269,7 @@ def stream_weights(model: Model) -> Recurrence:
             "recurrence runs in the stream; distil this one"
         )
     found = tuple(_layer_weights(layer) for layer in model.encoder.layers)
-    return Recurrence(model.form.without_dropout(), found)
+    return Recurrence(model.form.without_dropout(), found, _array(model.profiles))
 
 
 def _layer_weights(layer: RecurrentLayer) -> LayerWeights:
