@@ -21,6 +21,7 @@ from flink_jobs.guard import Health, fault, no_answer
 from flink_jobs.intensity import TritonClient
 from flink_jobs.intensity_protocol import (
     LATENCY_BOUNDS_MS,
+    IncompatibleModelError,
     IntensityClient,
     IntensityCounters,
     ModelUnavailableError,
@@ -30,7 +31,7 @@ from flink_jobs.memories import Memory, encoder_digest
 from flink_jobs.model_events import ModelEvent
 from flink_jobs.model_files import current_rollout, load_version, model_root
 from flink_jobs.rollout import FILE, WARM_SHARE, Rollout, roll_back
-from flink_jobs.serving import ServedModel, Serving
+from flink_jobs.serving import NOBODY, ServedModel, Serving
 from flink_jobs.settings import Settings, TritonSettings
 from flink_jobs.trial import Trial
 
@@ -56,13 +57,19 @@ class PooledClient(IntensityClient, Protocol):
 def connect(settings: TritonSettings) -> PooledClient:
     """Connect to one version on Triton.
 
-    A server that is away is met later; a model that does not fit is an error.
+    A server that is away is met later.
+
+    Raises:
+        IncompatibleModelError: the model does not fit.
     """
     client = TritonClient(settings)
     try:
         client.check_model()
     except ModelUnavailableError as error:
         _LOG.warning("degraded from the start: %s", error)
+    except IncompatibleModelError:
+        client.close()
+        raise
     return client
 
 
@@ -102,13 +109,17 @@ class _Mark:
         return 0.0
 
 
+def _named(model: ServedModel) -> tuple[int, str] | None:
+    return (model.version, model.named) if model.version else None
+
+
 class ModelPool:
     """Keeps a client for each version in use, and says which of them answers.
 
     Args:
         settings: of the job.
         models: by entity kind, as the base has them.
-        connect_first: connects to the version in charge at the start; may refuse it.
+        connect_first: connects to the version in charge at the start, and asks it.
         connect_later: connects to further versions, in the background.
         clock: epoch seconds.
 
@@ -141,9 +152,11 @@ class ModelPool:
         self._told: set[tuple[str, int, int]] = set()  # what was said of a version, by generation
         self._checks = ThreadPoolExecutor(1, "model-guard")
         self._check: Future[bool] | None = None
-        first = self._rollout.in_charge
-        self._clients[first] = connect_first(self._triton(first))
-        self.serving = self._serving(self._served(first), self._shadow())
+        self._awaited: int | None = None  # should be in charge since the start, and could not
+        self._events: list[ModelEvent] = []  # what the start has to tell
+        self._warmed: set[str] = set()  # encoders whose memories were found warm
+        charge = self._begin(connect_first)
+        self.serving = self._serving(charge, self._shadow(charge))
 
     @property
     def generation(self) -> int:
@@ -156,6 +169,57 @@ class ModelPool:
         for client in self._clients.values():
             client.close()
 
+    # -- the start ---------------------------------------------------------------------------
+
+    def _begin(self, connect_first: Callable[[TritonSettings], PooledClient]) -> ServedModel:
+        """Return the version in charge if it is sound and answers, else the one to stand in.
+
+        Where none answers it is the server that is away, and the first that is sound is waited for.
+        """
+        version, why = self._rollout.in_charge, ""
+        first: ServedModel | None = None
+        try:
+            first = self._served(version, connect_first)
+            if first.client.state == "closed":
+                return first
+            why = f"it does not answer: {self._clients[version].last_error or 'no canary came'}"
+        except (EddyError, IncompatibleModelError) as error:
+            why = str(error)
+        other = self._stand_in(answers=first is not None)
+        if first is not None and other is NOBODY:
+            return first
+        self._awaited = version
+        self._note_refused(version, why, other, self._events)
+        return other
+
+    def _stand_in(
+        self, warm: Mapping[str, float] | None = None, answers: bool = False
+    ) -> ServedModel:
+        """Return the previous version, else the base, while the one in charge cannot be.
+
+        Args:
+            warm: as in `refresh`; a version whose memories are cold does not stand in.
+            answers: take only one that answers.
+        """
+        rollout, sound = self._rollout, []
+        for version in dict.fromkeys((rollout.previous, rollout.base)):
+            if version is None or version == rollout.in_charge:
+                continue
+            try:
+                found = self._served(version)
+            except EddyError as error:
+                if version not in self._broken:
+                    _LOG.error("version %d cannot stand in: %s", version, error)
+                self._broken[version] = str(error)
+                continue
+            if self._cold(found, warm or {}):
+                continue
+            if self._clients[version].health():
+                self._clients[version].poll()
+                return found
+            sound.append(found)
+        return NOBODY if answers or not sound else sound[0]
+
     # -- following the file ------------------------------------------------------------------
 
     def refresh(self, warm: Mapping[str, float]) -> list[ModelEvent]:
@@ -167,7 +231,8 @@ class ModelPool:
         Returns:
             What is worth telling.
         """
-        events: list[ModelEvent] = []
+        events, self._events = self._events, []
+        self._warmed |= {digest for digest, share in warm.items() if share >= WARM_SHARE}
         stamp = self._stat()
         # A file that is gone says nothing: the newest version would be taken for the base.
         gone = stamp == NO_FILE
@@ -180,8 +245,17 @@ class ModelPool:
             except EddyError as error:
                 _LOG.error("the rollout is not followed: %s", error)
         charge = self.serving.in_charge
+        if self._rollout.in_charge != self._awaited:
+            self._awaited = None
         if self._rollout.in_charge != charge.version:
             charge = self._candidate(charge, warm, events)
+        elif self._cold(charge, warm):
+            # After a start: what took charge while the job ran was warm.
+            wanted, charge = charge, self._stand_in(warm)
+            self._awaited = wanted.version
+            self._tell_waiting(wanted, charge, warm, events)
+        if charge is NOBODY:
+            charge = self._stand_in(warm)
         shadow = self._shadow(charge)
         if (charge.version, shadow and shadow.version) != (
             self.serving.in_charge.version,
@@ -211,10 +285,29 @@ class ModelPool:
             return charge
         share = 1.0 if wanted.memory is None else warm.get(wanted.memory.digest, 0.0)
         if not share >= WARM_SHARE and not self._rollout.cold:
-            why = f"its memories are warm for {share:.0%} of the latest events"
-            self._tell("waiting", wanted, charge, f"{why}, {WARM_SHARE:.0%} are needed", events)
+            self._tell_waiting(wanted, charge, warm, events)
             return charge
         return wanted
+
+    def _cold(self, model: ServedModel, warm: Mapping[str, float]) -> bool:
+        """Return True if the memories that `model` reads are known to be cold, and never were warm.
+
+        A version in charge is asked this after a start, when the state may lack them.
+        """
+        if model.memory is None or model.memory.digest in self._warmed or self._rollout.cold:
+            return False
+        return warm.get(model.memory.digest, 1.0) < WARM_SHARE
+
+    def _tell_waiting(
+        self,
+        wanted: ServedModel,
+        charge: ServedModel,
+        warm: Mapping[str, float],
+        events: list[ModelEvent],
+    ) -> None:
+        found = warm.get(wanted.memory.digest, 0.0) if wanted.memory else 1.0
+        why = f"its memories are warm for {found:.0%} of the latest events"
+        self._tell("waiting", wanted, charge, f"{why}, {WARM_SHARE:.0%} are needed", events)
 
     def _switch(
         self, charge: ServedModel, shadow: ServedModel | None, events: list[ModelEvent]
@@ -224,7 +317,14 @@ class ModelPool:
         self._marks = {
             version: _Mark.of(client.counters) for version, client in self._clients.items()
         }
-        if charge.version != before.in_charge.version:
+        if charge.version == before.in_charge.version:
+            return
+        if charge.version != self._rollout.in_charge:
+            _LOG.warning("version %d stands in", charge.version)
+        elif charge.version == self._awaited:
+            self._awaited = None
+            self._tell("in_charge", charge, before.in_charge, "it can be in charge again", events)
+        else:
             last = self._rollout.history[-1] if self._rollout.history else None
             back = last is not None and last.action == "rollback"
             reason = last.reason if last is not None else ""
@@ -234,14 +334,20 @@ class ModelPool:
     def _refuse(self, version: int, why: str, events: list[ModelEvent]) -> None:
         """Tell that a version cannot take charge, and leave the one before there."""
         other = self.serving.in_charge
-        event = ModelEvent("refused", version, "", (other.version, other.named), why)
+        self._note_refused(version, why, other, events)
+        # What should be in charge since the start may come back: it is tried again and again.
+        if self._rollout.previous == other.version and version != self._awaited:
+            self._go_back(version, why)
+
+    def _note_refused(
+        self, version: int, why: str, other: ServedModel, events: list[ModelEvent]
+    ) -> None:
         key = ("refused", version, self._rollout.generation)
         if key not in self._told:
             self._told.add(key)
-            events.append(event)
-            _LOG.error("version %d is refused: %s", version, why)
-        if self._rollout.previous == other.version:
-            self._go_back(version, why)
+            events.append(ModelEvent("refused", version, "", _named(other), why))
+            stands_in = f"version {other.version} stands in" if other.version else "none stands in"
+            _LOG.error("version %d is refused, %s: %s", version, stands_in, why)
 
     def _tell(
         self,
@@ -254,8 +360,7 @@ class ModelPool:
         key = (kind, model.version, self._rollout.generation)
         if key not in self._told:
             self._told.add(key)
-            named = (other.version, other.named)
-            events.append(ModelEvent(kind, model.version, model.named, named, reason))
+            events.append(ModelEvent(kind, model.version, model.named, _named(other), reason))
             _LOG.warning("version %d: %s %s", model.version, kind.replace("_", " "), reason)
 
     def _shadow(self, charge: ServedModel | None = None) -> ServedModel | None:
@@ -291,7 +396,9 @@ class ModelPool:
     def _triton(self, version: int) -> TritonSettings:
         return replace(self._settings.triton, model_version=str(version))
 
-    def _served(self, version: int) -> ServedModel:
+    def _served(
+        self, version: int, connect: Callable[[TritonSettings], PooledClient] | None = None
+    ) -> ServedModel:
         """Read a version and connect to it.
 
         Raises:
@@ -302,12 +409,13 @@ class ModelPool:
         of_base = version == self._rollout.base
         read = load_version(self._settings, version, () if of_base else self._models)
         if version not in self._clients:
-            self._clients[version] = self._connect(self._triton(version))
+            self._clients[version] = (connect or self._connect)(self._triton(version))
         digest = encoder_digest(read.encoder)
         memory = None if digest == self._base else Memory(digest, read.encoder)
         prior = None if of_base else read.prior
         found = ServedModel(version, self._clients[version], read.weights, memory, prior)
         self._read[version] = found
+        self._broken.pop(version, None)
         return found
 
     def _serving(self, charge: ServedModel, shadow: ServedModel | None) -> Serving:

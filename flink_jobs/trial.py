@@ -140,7 +140,6 @@ class Trial:
         both: alerts that both gave.
         alone: int[2], alerts that one side alone gave and that are too old to be met by the other.
         missed: batches without an answer of the shadow.
-        seen: float[2], events of warm memories and of all, the older ones fading.
     """
 
     def __init__(
@@ -166,7 +165,6 @@ class Trial:
         self.alone = [0, 0]
         self.old: deque[Finding] = deque(maxlen=EXAMPLES)
         self.missed = 0
-        self.seen = np.zeros(2)
 
     def submit(self, x: NDArray[np.float32] | None) -> Ticket | None:
         """Ask the shadow; None where it has no room or its memories had not begun."""
@@ -218,7 +216,6 @@ class Trial:
         rows = sum(len(one.told) for one in batch.judged)
         self.missed += answer is None and rows > 0
         warm = np.ones(rows, np.bool_) if batch.warm is None else batch.warm
-        self.seen = 0.999 ** (rows / 64.0) * self.seen + (np.count_nonzero(warm), rows)
         predictions = None if answer is None else pack(answer)
         at = 0
         for k, one in enumerate(batch.judged):
@@ -270,13 +267,13 @@ class Trial:
                   for side in (IN_CHARGE, SHADOW)]  # fmt: skip
         return now[-EXAMPLES:], (counts[IN_CHARGE], counts[SHADOW])
 
-    @property
-    def warm(self) -> float:
-        """Share of the latest events whose memories were warm; NaN before the first."""
-        return float(self.seen[0] / self.seen[1]) if self.seen[1] > 0.0 else float("nan")
+    def report(self, tables: Sequence[Table], warm: float) -> dict[str, object]:
+        """Return what was found so far, as the models' topic tells it.
 
-    def report(self, tables: Sequence[Table]) -> dict[str, object]:
-        """Return what was found so far, as the models' topic tells it; `tables` name the rows."""
+        Args:
+            tables: name the rows.
+            warm: share of the latest events whose memories of the shadow's encoder were warm.
+        """
         examples, (gone, come) = self.findings()
 
         def by_side(column: int) -> dict[str, float]:
@@ -313,5 +310,5 @@ class Trial:
                 ],
             },
             "missed_batches": self.missed,
-            "warm": round(self.warm, 4) if self.seen[1] > 0.0 else 0.0,
+            "warm": round(warm, 4),
         }

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from flink_jobs.breaker import BreakerState
 from flink_jobs.errors import EddyError
 from flink_jobs.guard import FEWEST_COMPARED, FEWEST_REQUESTS, Health, fault
-from flink_jobs.intensity_protocol import IntensityCounters, Ticket
+from flink_jobs.intensity_protocol import IncompatibleModelError, IntensityCounters, Ticket
 from flink_jobs.model_events import MODEL, ModelEvent
 from flink_jobs.model_files import load_models
 from flink_jobs.model_pool import ANSWER_S, REST_S, ModelPool
@@ -87,14 +87,16 @@ class World:
         write_version(self.root, 1)
         self.overrides = (f"triton.model_repository={folder}", *overrides)
         self.clients: dict[str, PoolClient] = {}
+        self.silent: set[str] = set()  # versions that do not answer
         self.now = 1_800_000_000.0
 
     def settings(self) -> Settings:
         return load(None, {}, list(self.overrides))
 
     def connect(self, settings: TritonSettings) -> PoolClient:
-        self.clients[settings.model_version] = PoolClient(settings)
-        return self.clients[settings.model_version]
+        client = self.clients[settings.model_version] = PoolClient(settings)
+        client.answers = settings.model_version not in self.silent
+        return client
 
     def first(self, settings: TritonSettings) -> PoolClient:
         client = self.connect(settings)
@@ -294,6 +296,137 @@ def test_a_version_that_nobody_uses_is_closed_after_a_while(world: World) -> Non
     assert pool.refresh({}) == []
     pool.close()
     assert is_closed(world, 1)
+
+
+# -- the start ------------------------------------------------------------------------------------
+
+
+def in_charge_of_two(world: World, previous: int | None = 1, **second: object) -> None:
+    """Put version 2 in charge, as a job that starts finds it."""
+    write_version(world.root, 2, **second)  # type: ignore[arg-type]
+    text: dict[str, object] = {
+        "form": 1, "in_charge": 2, "base": 1, "shadow": None, "previous": previous,
+        "generation": 4, "history": [],
+    }  # fmt: skip
+    (world.root / "rollout.json").write_text(json.dumps(text))
+
+
+def break_by(name: str, folder: Path) -> None:
+    if name == "sum":
+        card = {"model_version": "tpp-2", "files": {"encoder.npz": 64 * "0"}}
+        (folder / "card.json").write_text(json.dumps(card))
+    elif name == "weights":
+        (folder / "encoder.npz").write_bytes(b"PK\x03\x04 cut off")
+    else:
+        (folder / name).unlink()
+
+
+@pytest.mark.parametrize("previous", [1, None])
+@pytest.mark.parametrize("fault", ["encoder.npz", "prior.json", "sum", "weights"])
+def test_a_job_starts_with_another_version_where_the_one_in_charge_is_broken(
+    world: World, fault: str, previous: int | None
+) -> None:
+    in_charge_of_two(world, previous)
+    sound = {p.name: p.read_bytes() for p in (world.root / "2").iterdir()}
+    break_by(fault, world.root / "2")
+    before = (world.root / "rollout.json").read_bytes()
+    pool = world.pool()
+    assert pool.serving.in_charge.version == 1
+    (event,) = pool.refresh({})
+    assert (event.type, event.version, event.other) == ("refused", 2, (1, "tpp-1"))
+    assert event.reason.startswith("model folder 2: ")
+    assert pool.refresh({}) == []
+    assert (world.root / "rollout.json").read_bytes() == before, "what broke may be mended"
+    for name, content in sound.items():
+        (world.root / "2" / name).write_bytes(content)
+    (event,) = pool.refresh({})
+    assert (event.type, event.version, event.reason) == (
+        "in_charge", 2, "it can be in charge again",
+    )  # fmt: skip
+    assert pool.serving.in_charge.version == 2
+
+
+def test_a_job_whose_only_version_is_broken_starts_without_any(world: World) -> None:
+    card = (world.root / "1" / "card.json").read_text()
+    (world.root / "1" / "card.json").write_text("[]")
+    pool = world.pool()
+    assert (pool.serving.in_charge.version, pool.serving.in_charge.client.state) == (0, "open")
+    assert pool.serving.label(0) == (None, "")
+    (event,) = pool.refresh({})
+    assert (event.type, event.version, event.other) == ("refused", 1, None)
+    assert pool.refresh({}) == []
+    (world.root / "1" / "card.json").write_text(card)
+    (event,) = pool.refresh({})
+    assert (event.type, event.version, event.other) == ("in_charge", 1, None)
+    assert pool.serving.in_charge.version == 1
+
+
+def test_a_model_that_does_not_fit_is_stood_in_for(world: World) -> None:
+    in_charge_of_two(world)
+
+    def connect(settings: TritonSettings) -> PoolClient:
+        raise IncompatibleModelError(f"intensity/{settings.model_version}: expected [68]")
+
+    pool = ModelPool(
+        world.settings(), load_models(world.settings()), connect, world.connect, lambda: world.now
+    )
+    assert pool.serving.in_charge.version == 1
+    assert "expected [68]" in pool.refresh({})[0].reason
+
+
+def test_a_version_that_does_not_answer_at_the_start_is_stood_in_for(world: World) -> None:
+    in_charge_of_two(world)
+    world.silent = {"2"}
+    pool = world.pool()
+    assert pool.serving.in_charge.version == 1
+    assert shadow_of(pool) == 2
+    (event,) = pool.refresh({})
+    assert (event.type, event.version) == ("refused", 2)
+    assert "it does not answer: NOT_FOUND" in event.reason
+    world.now += ANSWER_S + 1.0
+    assert pool.refresh({}) == []
+    assert read_rollout(world.root).in_charge == 2
+    world.clients["2"].answers = True
+    (event,) = pool.refresh({})
+    assert (event.type, event.version) == ("in_charge", 2)
+
+
+def test_a_server_that_is_away_at_the_start_blames_nobody(world: World) -> None:
+    in_charge_of_two(world)
+    world.silent = {"1", "2"}
+    pool = world.pool()
+    assert pool.serving.in_charge.version == 2
+    assert pool.refresh({}) == []
+
+
+def test_memories_that_a_restored_state_has_not_are_waited_for(world: World) -> None:
+    in_charge_of_two(world, encoder_seed=2)
+    pool = world.pool()
+    assert pool.serving.in_charge.version == 2
+    memory = pool.serving.in_charge.memory
+    assert memory is not None
+    (event,) = pool.refresh({memory.digest: 0.2})
+    assert (event.type, event.version, event.other) == ("waiting", 2, (1, "tpp-1"))
+    assert "warm for 20%" in event.reason
+    assert (pool.serving.in_charge.version, shadow_of(pool)) == (1, 2)
+    assert pool.serving.memories == (memory,)
+    assert pool.refresh({memory.digest: 0.9}) == []
+    (event,) = pool.refresh({memory.digest: 0.97})
+    assert (event.type, event.version) == ("in_charge", 2)
+    assert pool.refresh({memory.digest: 0.9}) == [], "and does not swing"
+    assert pool.serving.in_charge.version == 2
+    assert read_rollout(world.root).in_charge == 2
+
+
+def test_memories_that_a_restored_state_has_go_on(world: World) -> None:
+    in_charge_of_two(world, encoder_seed=2)
+    pool = world.pool()
+    memory = pool.serving.in_charge.memory
+    assert memory is not None
+    assert pool.refresh({}) == []
+    assert pool.refresh({memory.digest: 0.99}) == []
+    assert pool.refresh({memory.digest: 0.94}) == []
+    assert pool.serving.in_charge.version == 2
 
 
 # -- the guard ------------------------------------------------------------------------------------

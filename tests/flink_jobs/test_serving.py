@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,10 @@ from numpy.typing import NDArray
 from flink_jobs.alerts import Output
 from flink_jobs.decide import slot_of
 from flink_jobs.intensity_protocol import Ticket
-from flink_jobs.memories import WARM_EVENTS, Memory, encoder_digest
+from flink_jobs.memories import WARM_EVENTS, Memory, encoder_digest, share
 from flink_jobs.model_events import ModelEvent
 from flink_jobs.scorer import ShardScorer
-from flink_jobs.serving import ServedModel, Serving
+from flink_jobs.serving import NOBODY, ServedModel, Serving
 from flink_jobs.trial import IN_CHARGE, SHADOW
 from models.prior import KindPrior, Prior, Tail
 from models.tpp.encoder import Encoder
@@ -157,7 +158,8 @@ def test_the_memories_of_another_encoder_follow_it_from_where_they_joined() -> N
         # What fades by count at once forgets its beginning first.
         assert not np.allclose(record["h"][cut], base[cut], atol=1e-3)
     assert seen_late > 3
-    assert 0.0 < half.trial.warm < 1.0  # type: ignore[union-attr]
+    assert 0.0 < share(half.warmth.seen("twin")) < 1.0
+    assert share(scorer.warmth.seen("twin")) == 1.0
 
 
 @pytest.mark.compiled
@@ -172,8 +174,37 @@ def test_memories_are_warm_from_the_first_event_or_after_enough() -> None:
     for table in scorer.tables:
         record = table.parts[0][: table.used]
         assert ((record["events"] >= WARM_EVENTS) | (record["whole"] == 1)).any()
-    assert scorer.trial is not None
-    assert scorer.trial.warm > 0.5
+    assert share(scorer.warmth.seen(OTHER.digest)) > 0.5
+
+
+def test_a_restored_state_tells_whose_memories_are_warm() -> None:
+    options = settings_of()
+    models, batches, store = (
+        models_of(options),
+        list(split(stream(EVENTS, 3), SIZES * 100)),
+        DictStore(),
+    )
+    run(ShardScorer(options, models, store, Serving(third(), None, (first(),))), batches)
+    again = ShardScorer(options, models, DictStore(store), Serving(third(), None, (first(),)))
+    seen = again.warmth.seen(OTHER.digest)
+    assert seen[1] > 0
+    assert share(seen) == 1.0
+    without = DictStore()
+    run(ShardScorer(options, models, without, Serving(first())), batches)
+    cold = ShardScorer(options, models, without, Serving(third(), None, (first(),)))
+    assert share(cold.warmth.seen(OTHER.digest)) == 0.0
+    fresh = ShardScorer(options, models, DictStore(), Serving(third(), None, (first(),)))
+    assert math.isnan(share(fresh.warmth.seen(OTHER.digest)))
+
+
+def test_without_a_model_the_alerts_say_that_they_are_degraded() -> None:
+    options, batches = settings_of(), list(split(stream(EVENTS, 2), SIZES * 100))
+    scorer = ShardScorer(options, models_of(options), DictStore(), Serving(NOBODY, first()))
+    found = alerts(run(scorer, batches))
+    assert found
+    assert {a["data"]["model"] for a in found} == {None}  # type: ignore[index]
+    assert any(a["data"]["degraded"] for a in found)  # type: ignore[index]
+    assert scorer.degraded
 
 
 def test_predictions_are_judged_by_the_calibration_of_whoever_made_them() -> None:
@@ -202,7 +233,7 @@ def test_a_trial_of_the_same_model_finds_no_difference() -> None:
     outputs = run(scorer, split(stream(EVENTS, 4), SIZES * 100))
     trial = scorer.trial
     assert trial is not None
-    report = orjson.loads(orjson.dumps(trial.report(scorer.tables)))
+    report = orjson.loads(orjson.dumps(trial.report(scorer.tables, 1.0)))
     event = ModelEvent("shadow_report", 1, "tpp-one", (2, "tpp-two"))
     message = orjson.loads(event.output("eddy/job", "intensity", 0, 1, report).value)
     schema = json.loads((CONTRACT / "model.schema.json").read_text())
