@@ -25,6 +25,7 @@ from flink_jobs.intensity_protocol import (
     IntensityClient,
     IntensityCounters,
     ModelUnavailableError,
+    NullClient,
 )
 from flink_jobs.kind_model import KindModel
 from flink_jobs.memories import Memory, encoder_digest
@@ -145,6 +146,7 @@ class ModelPool:
         self._base = encoder_digest(models[0].advance.encoder)
         self._broken: dict[int, str] = {}
         self._read: dict[int, ServedModel] = {}
+        self._remembered: dict[int, ServedModel] = {}
         self._clients: dict[int, PooledClient] = {}
         self._unused_since: dict[int, float] = {}
         self._marks: dict[int, _Mark] = {}
@@ -427,7 +429,22 @@ class ModelPool:
                 known.append(self._served(version))
             except EddyError as error:
                 self._broken[version] = str(error)
+        known += [model for version in self._rollout.former for model in self._former(version)]
         return Serving(charge, shadow, tuple(known), self._settings.triton.model_name)
+
+    def _former(self, version: int) -> list[ServedModel]:
+        """Read a version that is asked no more, for its name and the tails of its calibration."""
+        if version in self._rollout.in_use or version in self._broken:
+            return []
+        if version not in self._remembered:
+            try:
+                read = load_version(self._settings, version, self._models)
+            except EddyError as error:
+                self._broken[version] = str(error)
+                return []
+            found = ServedModel(version, NullClient(), read.weights, None, read.prior)
+            self._remembered[version] = found
+        return [self._remembered[version]]
 
     def _rest(self) -> None:
         """Close the clients of versions that nobody has used for a while."""

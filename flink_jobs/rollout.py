@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -20,6 +20,7 @@ from flink_jobs.errors import EddyError
 FILE = "rollout.json"
 FORM = 1
 KEPT_CHANGES = 100
+KEPT_FORMER = 16  # versions formerly in charge, whose predictions rows may still hold
 WARM_SHARE = 0.95  # of the latest events, whose memories must be warm before a model takes charge
 
 
@@ -57,6 +58,8 @@ class Rollout:
         generation: grows with every change.
         history: the latest changes, oldest first.
         cold: the one in charge need not wait until its memories are warm.
+        former: were in charge before, the latest first; what they predicted is still judged by
+            their calibration and told under their names, while their folders are there.
     """
 
     in_charge: int
@@ -66,6 +69,7 @@ class Rollout:
     generation: int = 0
     history: tuple[Change, ...] = ()
     cold: bool = False
+    former: tuple[int, ...] = ()
 
     @property
     def in_use(self) -> frozenset[int]:
@@ -77,7 +81,13 @@ class Rollout:
         """Return the rollout after `change`."""
         history = (*self.history, change)[-KEPT_CHANGES:]
         known: dict[str, Any] = dict(fields)
-        return replace(self, generation=change.generation, history=history, **known)
+        after = replace(self, generation=change.generation, history=history, **known)
+        left = (self.in_charge, *self.former)
+        return replace(after, former=_latest(v for v in left if v != after.in_charge))
+
+
+def _latest(versions: Iterable[int]) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(versions))[:KEPT_FORMER]
 
 
 def versions_in(root: Path) -> list[int]:
@@ -114,7 +124,11 @@ def _parsed(raw: Mapping[str, Any]) -> Rollout:
     history = tuple(Change(**change) for change in raw["history"])
     fields = ("in_charge", "base", "shadow", "previous", "generation")
     cold = bool(raw.get("cold", False))
-    return Rollout(**{name: raw[name] for name in fields}, history=history, cold=cold)
+    was = [c.version for c in reversed(history) if c.action in ("promote", "rollback")]
+    former = _latest(raw.get("former", (v for v in was if v != raw["in_charge"])))
+    return Rollout(
+        **{name: raw[name] for name in fields}, history=history, cold=cold, former=former
+    )
 
 
 def _write(root: Path, rollout: Rollout) -> None:

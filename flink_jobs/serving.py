@@ -50,7 +50,7 @@ class Serving:
     Attributes:
         in_charge: its predictions decide.
         shadow: is asked as well, and compared.
-        known: further versions, whose predictions rows may still hold.
+        known: further versions, whose predictions rows and log may still hold.
         name: of the model.
     """
 

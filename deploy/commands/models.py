@@ -192,6 +192,9 @@ def rollback(
 @app.command()
 def retire(
     version: Number,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also one whose predictions may still be in use.")
+    ] = False,
     as_json: AsJson = False,
     config: ConfigFile = None,
     overrides: Overrides = None,
@@ -201,7 +204,7 @@ def retire(
     from deploy.models import life
 
     settings, triton = _opened(config, overrides, root)
-    done = life.retire(settings, version, triton)
+    done = life.retire(settings, version, triton, force)
     _tell(done, f"version {version} is gone", as_json)
 
 

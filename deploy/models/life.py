@@ -371,11 +371,17 @@ def roll_back(settings: Settings, reason: str, server: ModelServer) -> Done:
     return Done(after, after.in_charge, notes)
 
 
-def retire(settings: Settings, version: int, server: ModelServer) -> Done:
+def retire(settings: Settings, version: int, server: ModelServer, force: bool = False) -> Done:
     """Unload a version and remove its folder.
 
+    Args:
+        settings: of the job.
+        version: to remove.
+        server: told to unload it.
+        force: also one that was in charge.
+
     Raises:
-        EddyError: there is no such version, or it is in use.
+        EddyError: there is no such version, it is in use, or it was in charge.
     """
     root = model_root(settings)
     with rollouts.locked(root / LOCK):
@@ -386,8 +392,18 @@ def retire(settings: Settings, version: int, server: ModelServer) -> Done:
                 f"version {version} is in use ({', '.join(roles(now, version))}): in charge, "
                 "shadow, previous and base must stay"
             )
-        _remove(root, version)
         notes = []
+        if version in now.former:
+            text = (
+                f"version {version} was in charge: until its next event an entity may hold what it "
+                "predicted, which without the folder is judged by the base's tails and told without"
+                " a name; and where the version in charge still waits, it may be the one that "
+                "answers"
+            )
+            if not force:
+                raise EddyError(f"{text}. --force removes it all the same")
+            notes.append(text)
+        _remove(root, version)
         try:
             if version in server.served():
                 server.load()

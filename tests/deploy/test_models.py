@@ -431,6 +431,19 @@ def test_retire_removes_what_nobody_uses(
     assert rollouts.versions_in(root) == [1]
 
 
+def test_a_version_that_was_in_charge_is_retired_by_force_alone(
+    settings: Settings, root: Path, published: FakeServer
+) -> None:
+    life.promote(settings, 2, published, None)
+    life.roll_back(settings, "", published)
+    with pytest.raises(EddyError, match=r"version 2 was in charge: .*--force removes it"):
+        life.retire(settings, 2, published)
+    assert rollouts.versions_in(root) == [1, 2]
+    done = life.retire(settings, 2, published, force=True)
+    assert "judged by the base's tails" in done.notes[0]
+    assert rollouts.versions_in(root) == [1]
+
+
 # --- list ---------------------------------------------------------------------------------------
 
 
@@ -662,7 +675,8 @@ def test_a_life_by_commands(shell: Any, fresh: Path, tmp_path: Path) -> None:
     listed = json.loads(shell("list", "--json")[1])
     assert [row["roles"] for row in listed["versions"]] == [["in charge", "base"], []]
     assert listed["triton_answers"] is True
-    assert shell("retire", "2")[1] == "version 2 is gone\n"
+    assert shell("retire", "2")[0] == 1
+    assert shell("retire", "2", "--force")[1] == "version 2 is gone\n"
 
 
 def test_compare_as_json_has_no_nan(shell: Any, tmp_path: Path) -> None:

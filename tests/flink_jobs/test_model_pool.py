@@ -20,7 +20,7 @@ from flink_jobs.intensity_protocol import IncompatibleModelError, IntensityCount
 from flink_jobs.model_events import MODEL, ModelEvent
 from flink_jobs.model_files import load_models
 from flink_jobs.model_pool import ANSWER_S, REST_S, ModelPool
-from flink_jobs.rollout import promote, put_in_shadow, read_rollout
+from flink_jobs.rollout import promote, put_in_shadow, read_rollout, roll_back
 from flink_jobs.serving import ServedModel
 from flink_jobs.settings import Settings, TritonSettings, load
 from flink_jobs.trial import Trial
@@ -296,6 +296,25 @@ def test_a_version_that_nobody_uses_is_closed_after_a_while(world: World) -> Non
     assert pool.refresh({}) == []
     pool.close()
     assert is_closed(world, 1)
+
+
+def test_versions_that_were_in_charge_stay_known(world: World) -> None:
+    pool = two_versions(world)
+    for version in (3, 4):
+        write_version(world.root, version)
+    for version in (2, 3, 4):
+        promote(world.root, version)
+        pool.refresh({})
+    roll_back(world.root, "user", "")
+    pool.refresh({})
+    assert pool.serving.in_charge.version == 3
+    for version in (2, 4):
+        assert pool.serving.label(version) == (f"intensity/{version}", f"tpp-{version}")
+    assert set(pool.serving.priors) == {2, 3, 4}
+    again = world.pool()
+    assert set(again.serving.priors) == {2, 3, 4}
+    shutil.rmtree(world.root / "2")
+    assert set(world.pool().serving.priors) == {3, 4}
 
 
 # -- the start ------------------------------------------------------------------------------------

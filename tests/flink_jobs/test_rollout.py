@@ -10,7 +10,7 @@ import pytest
 
 from flink_jobs import rollout
 from flink_jobs.errors import EddyError
-from flink_jobs.rollout import FILE, KEPT_CHANGES, Rollout, read_rollout
+from flink_jobs.rollout import FILE, KEPT_CHANGES, KEPT_FORMER, Rollout, read_rollout
 
 
 @pytest.fixture
@@ -107,6 +107,22 @@ def test_a_rollback_to_the_shadow_ends_it(root: Path) -> None:
     rollout.promote(root, 2)
     rollout.put_in_shadow(root, 1)
     assert rollout.roll_back(root, "user", "").shadow == 1
+
+
+def test_who_was_in_charge_is_remembered(root: Path) -> None:
+    assert rollout.promote(root, 2).former == (10,)
+    assert rollout.promote(root, 1).former == (2, 10)
+    assert rollout.roll_back(root, "user", "").former == (1, 10)
+    assert rollout.put_in_shadow(root, 1).former == (1, 10)
+    # A file of before, without the field.
+    text = json.loads((root / FILE).read_text())
+    del text["former"]
+    (root / FILE).write_text(json.dumps(text))
+    assert read_rollout(root).former == (1,)
+    for version in range(20, 40):
+        (root / str(version)).mkdir()
+        after = rollout.promote(root, version)
+    assert after.former == tuple(range(38, 38 - KEPT_FORMER, -1))
 
 
 def test_history_has_a_limit(root: Path) -> None:
