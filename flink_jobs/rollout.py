@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -60,6 +61,7 @@ class Rollout:
         cold: the one in charge need not wait until its memories are warm.
         former: were in charge before, the latest first; what they predicted is still judged by
             their calibration and told under their names, while their folders are there.
+        highest: number that a version was published under; none is given twice.
     """
 
     in_charge: int
@@ -70,6 +72,7 @@ class Rollout:
     history: tuple[Change, ...] = ()
     cold: bool = False
     former: tuple[int, ...] = ()
+    highest: int = 0
 
     @property
     def in_use(self) -> frozenset[int]:
@@ -126,17 +129,31 @@ def _parsed(raw: Mapping[str, Any]) -> Rollout:
     cold = bool(raw.get("cold", False))
     was = [c.version for c in reversed(history) if c.action in ("promote", "rollback")]
     former = _latest(raw.get("former", (v for v in was if v != raw["in_charge"])))
-    return Rollout(
-        **{name: raw[name] for name in fields}, history=history, cold=cold, former=former
-    )
+    highest = raw.get("highest", max((c.version for c in history), default=0))
+    named = {name: raw[name] for name in fields}
+    return Rollout(**named, history=history, cold=cold, former=former, highest=highest)
 
 
 def _write(root: Path, rollout: Rollout) -> None:
-    path, new = root / FILE, root / f"{FILE}.new"
-    new.write_text(json.dumps({"form": FORM} | asdict(rollout), indent=1) + "\n", "utf-8")
+    path = root / FILE
     if path.exists():
-        (root / f"{FILE}.before").write_bytes(path.read_bytes())
+        _put(root / f"{FILE}.before", path.read_bytes())
+    _put(path, (json.dumps({"form": FORM} | asdict(rollout), indent=1) + "\n").encode())
+
+
+def _put(path: Path, content: bytes) -> None:
+    """Write a file whole, so that it survives a loss of power: its name as well as its content."""
+    new = path.with_name(f"{path.name}.new")
+    with new.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     new.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 @contextmanager
@@ -185,18 +202,12 @@ def begin_rollout(root: Path) -> Rollout:
     return rollout
 
 
-def note_published(root: Path, version: int, before: Rollout) -> Rollout:
-    """Note a version that has come; who is in charge stays so.
-
-    Args:
-        root: the model's folder.
-        version: whose folder is there now.
-        before: the rollout before the folder came: without a file the newest is in charge.
-    """
+def note_published(root: Path, version: int) -> Rollout:
+    """Note a version that has come after `begin_rollout`; who is in charge stays so."""
 
     def make(now: Rollout, generation: int) -> Rollout:
-        kept = now if (root / FILE).exists() else before
-        return kept.changed(Change(generation, _now(), "publish", version))
+        change = Change(generation, _now(), "publish", version)
+        return now.changed(change, highest=max(version, now.highest))
 
     return _change(root, make)
 

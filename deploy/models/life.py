@@ -31,6 +31,7 @@ from deploy.models.server import (
     wait_until_gone,
 )
 from flink_jobs import rollout as rollouts
+from flink_jobs.decide import SLOTS, slot_of
 from flink_jobs.errors import EddyError
 from flink_jobs.rollout import WARM_SHARE, Rollout
 from flink_jobs.settings import Settings
@@ -128,7 +129,7 @@ def publish(settings: Settings, folder: Path, server: ModelServer) -> Done:
         except BaseException:
             _take_back(server, root, number)
             raise
-        return Done(rollouts.note_published(root, number, before), number, notes)
+        return Done(rollouts.note_published(root, number), number, notes)
 
 
 def _about_others(root: Path, version: Version, now: Rollout) -> list[str]:
@@ -156,8 +157,25 @@ def _weights(folder: Path) -> str:
 
 
 def _next_number(root: Path, now: Rollout) -> int:
-    """Give a number that no version ever had: reports and alerts name versions by it."""
-    return max(*rollouts.versions_in(root), *(c.version for c in now.history), 0) + 1
+    """Give a number that no version ever had: reports and alerts name versions by it.
+
+    Rows and log name versions by a slot, of which there are 255: one whose slot a version has that
+    they may still name is passed over.
+
+    Raises:
+        EddyError: all slots are taken.
+    """
+    there = rollouts.versions_in(root)
+    taken = {slot_of(version) for version in (*there, *now.in_use, *now.former)}
+    if len(taken) == SLOTS:
+        raise EddyError(
+            f"model {root.name}: expected fewer than {SLOTS} versions that rows of the state may "
+            f"name, found {len(there)} folders; `eddy models retire` those that nobody needs"
+        )
+    number = max(*there, now.highest, 0) + 1
+    while slot_of(number) in taken:
+        number += 1
+    return number
 
 
 def _copy(folder: Path, root: Path, number: int, in_charge: Path) -> None:

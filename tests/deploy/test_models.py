@@ -322,6 +322,30 @@ def test_numbers_are_never_given_twice(
     assert life.publish(settings, fresh, server).version == 3
 
 
+def test_numbers_outlive_the_history(
+    settings: Settings, root: Path, server: FakeServer, fresh: Path
+) -> None:
+    for number in (2, 3):
+        assert life.publish(settings, fresh, server).version == number
+    life.retire(settings, 3, server)
+    for k in range(rollouts.KEPT_CHANGES + 1):
+        rollouts.promote(root, 2 - k % 2)
+    assert life.publish(settings, fresh, server).version == 4
+
+
+def test_no_two_versions_in_use_share_a_slot(root: Path) -> None:
+    rollouts.begin_rollout(root)
+    rollouts.note_published(root, 255)
+    now = rollouts.read_rollout(root)
+    assert life._next_number(root, now) == 257, "256 has the slot of 1"
+    for number in range(2, 255):
+        (root / str(number)).mkdir()
+    assert life._next_number(root, now) == 510, "255 alone is free"
+    (root / "255").mkdir()
+    with pytest.raises(EddyError, match=r"expected fewer than 255 .*found 255 folders"):
+        life._next_number(root, now)
+
+
 def test_two_publish_at_once(
     settings: Settings, root: Path, server: FakeServer, fresh: Path
 ) -> None:
