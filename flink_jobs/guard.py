@@ -86,8 +86,7 @@ def _judged(trials: list[Trial]) -> str:
                 f"calibration: its gaps are {mine:.2f} (Kolmogorov) from what it predicts, those "
                 f"of the version before {before:.2f}"
             )
-    counts = [trial.findings()[1] for trial in trials]
-    alone, other = sum(c[IN_CHARGE] for c in counts), sum(c[SHADOW] for c in counts)
+    alone, other = (sum(trial.alone[side] for trial in trials) for side in (IN_CHARGE, SHADOW))
     both = sum(trial.both for trial in trials)
     if alone >= FEWEST_ALERTS and alone > FLOOD * (both + other + 1):
         return f"alerts: {alone} that the version before would not give, which gives {both + other}"

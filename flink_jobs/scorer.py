@@ -333,9 +333,8 @@ class ShardScorer:
             told = pending.told[k].core
             mine = None if predictions is None else predictions[k]
             slot, measure = pending.model.slot, trial is not None
-            decided = self._decide_kind(k, pending.told[k], mine, slot, measure=measure)
+            decided, surprises = self._decide_kind(k, pending.told[k], mine, slot, measure=measure)
             if trial is not None:
-                surprises = self._surprises(k, pending.told[k])
                 judged.append(Decided(told, surprises, decided))
             self.checks[k].add(told["value"], told["log_gap"], told["timed"])
             if self._observer is not None:
@@ -357,9 +356,6 @@ class ShardScorer:
             warm = pending.asked.warm_for(pending.model, trial.shadow)
             trial.follow(judged, silences, pending.batch.watermark_ms, pending.trial_ticket, warm)
 
-    def _surprises(self, k: int, told: Told) -> NDArray[np.float32] | None:
-        return self._models[k].components.surprises(told.components) if told.components else None
-
     def _decide_kind(
         self,
         k: int,
@@ -369,13 +365,15 @@ class ShardScorer:
         without: Collection[str] = (),
         *,
         measure: bool = False,
-    ) -> NDArray[np.void]:
+    ) -> tuple[NDArray[np.void], NDArray[np.float32] | None]:
+        """Decide one kind; return DECIDED and the surprises of its components."""
         judge, model = self._judges[k], self._models[k]
         walk_decided(self.tables[k], model.components, told.core, predictions, told.components)
         if without:
             judge = judge.without(model.components.labels_of(without))
-        surprises = self._surprises(k, told)
-        return decide(self.tables[k], told.core, predictions, judge, surprises, slot, measure)
+        surprises = model.components.surprises(told.components) if told.components else None
+        decided = decide(self.tables[k], told.core, predictions, judge, surprises, slot, measure)
+        return decided, surprises
 
     def _split(
         self, pending: Pending, answer: NDArray[np.float32] | None

@@ -21,7 +21,7 @@ from flink_jobs.memories import WARM_EVENTS, Memory, encoder_digest, share
 from flink_jobs.model_events import ModelEvent
 from flink_jobs.scorer import ShardScorer
 from flink_jobs.serving import NOBODY, ServedModel, Serving
-from flink_jobs.trial import IN_CHARGE, SHADOW
+from flink_jobs.trial import IN_CHARGE, SAME_MS, SHADOW, Finding, Trial
 from models.prior import KindPrior, Prior, Tail
 from models.tpp.encoder import Encoder
 from state.events import EventBatch
@@ -260,9 +260,53 @@ def test_a_trial_changes_nothing_of_the_decisions() -> None:
     assert [a["id"] for a in alerts(plain)] == [a["id"] for a in alerts(tried)]
     assert_same_tables(with_trial, alone)
     assert with_trial.trial is not None
-    examples, (gone, come) = with_trial.trial.findings()
-    assert gone > come or not COMPILED  # so few events alert seldom
-    assert {finding.side for finding in examples} <= {IN_CHARGE, SHADOW}
+    trial = with_trial.trial
+    # So few events alert seldom.
+    assert trial.alone[IN_CHARGE] > trial.alone[SHADOW] or not COMPILED
+    assert {finding.side for finding in trial.examples()} <= {IN_CHARGE, SHADOW}
+
+
+def test_findings_of_two_entities_in_one_row_are_two() -> None:
+    trial = Trial(first(), second(), ["user"], [])
+    trial._found(Finding(0, 3, 100, IN_CHARGE, 1_000))
+    trial._found(Finding(0, 3, 2_000, SHADOW, 2_000))
+    assert (trial.both, trial.alone) == (0, [1, 1])
+    trial._found(Finding(0, 3, 100, SHADOW, 2_500))
+    assert (trial.both, trial.alone) == (1, [0, 1])
+    assert [one.first_ms for one in trial.examples()] == [2_000]
+
+
+def test_rows_that_entities_take_over_mix_no_findings() -> None:
+    """With room for two entities, and models alike: each alert is met, whoever has the row now."""
+    options = settings_of(
+        "detection.silence_kinds=user,merchant", "state.max_entities=2", "state.ttl_s=60"
+    )
+    scorer = ShardScorer(options, models_of(options), DictStore(), Serving(first(), second()))
+    outputs = run(scorer, split(stream(EVENTS, 4), SIZES * 100))
+    trial = scorer.trial
+    assert trial is not None
+    assert (trial.both, trial.alone) == (len(alerts(outputs)), [0, 0])
+
+
+def test_only_findings_that_are_due_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = Trial(first(), second(), ["user"], [])
+    for row in range(1_000):
+        trial._found(Finding(0, row, 0, SHADOW, 1_000 * row))
+    trial._latest_ms = SAME_MS + 2_500
+    looked: list[int] = []
+    monkeypatch.setattr(Finding, "__getattribute__", lambda self, name: _looked(self, name, looked))
+    trial._close()
+    monkeypatch.undo()
+    assert [one.row for one in trial.old] == [0, 1, 2]
+    assert len(looked) <= 4
+    assert trial.alone == [0, 1_000]
+    assert [one.row for one in trial.examples()] == list(range(990, 1_000))
+
+
+def _looked(self: Finding, name: str, looked: list[int]) -> object:
+    if name == "time_ms":
+        looked.append(1)
+    return object.__getattribute__(self, name)
 
 
 class _Never:
