@@ -9,21 +9,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
-from typing import Protocol
 
 from flink_jobs.errors import EddyError
-from flink_jobs.guard import Health, fault, no_answer
 from flink_jobs.intensity import TritonClient
 from flink_jobs.intensity_protocol import (
-    LATENCY_BOUNDS_MS,
     IncompatibleModelError,
-    IntensityClient,
-    IntensityCounters,
     ModelUnavailableError,
     NullClient,
 )
@@ -31,6 +24,7 @@ from flink_jobs.kind_model import KindModel
 from flink_jobs.memories import Memory, encoder_digest
 from flink_jobs.model_events import ModelEvent
 from flink_jobs.model_files import current_rollout, load_version, model_root
+from flink_jobs.model_watch import PooledClient, Watch
 from flink_jobs.rollout import FILE, WARM_SHARE, Rollout, roll_back
 from flink_jobs.serving import NOBODY, ServedModel, Serving
 from flink_jobs.settings import Settings, TritonSettings
@@ -40,19 +34,6 @@ ANSWER_S = 15.0  # within which a version that is put in charge must answer a ca
 REST_S = 30.0  # a version that is no longer in use may still have requests under way
 NO_FILE = (0, 0, 0)
 _LOG = logging.getLogger(__name__)
-
-
-class PooledClient(IntensityClient, Protocol):
-    """A client as the pool needs it; `flink_jobs.intensity.TritonClient` is the one."""
-
-    counters: IntensityCounters
-    last_error: str
-
-    def poll(self) -> None:
-        """Send a probe if one is due."""
-
-    def health(self) -> bool:
-        """Return True if the model answers a canary; waits for it."""
 
 
 def connect(settings: TritonSettings) -> PooledClient:
@@ -74,42 +55,6 @@ def connect(settings: TritonSettings) -> PooledClient:
     return client
 
 
-@dataclass(frozen=True, slots=True)
-class _Mark:
-    """What a client had counted when a trial began."""
-
-    requests: int
-    latency_s: float
-    latency_counts: tuple[int, ...]
-    failures: Counter[str]
-
-    @classmethod
-    def of(cls, counters: IntensityCounters) -> _Mark:
-        counts = tuple(counters.latency_counts)
-        return cls(sum(counts), counters.latency_s, counts, Counter(counters.failures))
-
-    def since(self, client: PooledClient) -> Health:
-        """Return what has come since."""
-        now = _Mark.of(client.counters)
-        requests = now.requests - self.requests
-        mean_ms = 1e3 * (now.latency_s - self.latency_s) / max(requests, 1)
-        return Health(client.state == "closed", requests, mean_ms, now.failures - self.failures)
-
-    def p99_ms(self, client: PooledClient) -> float:
-        """Return a bound of the 99th percentile of latency: the end of its class."""
-        new = [
-            b - a for a, b in zip(self.latency_counts, client.counters.latency_counts, strict=True)
-        ]
-        total, seen = sum(new), 0
-        if not total:
-            return 0.0
-        for count, bound in zip(new, (*LATENCY_BOUNDS_MS, 2 * LATENCY_BOUNDS_MS[-1]), strict=True):
-            seen += count
-            if seen >= 0.99 * total:
-                return bound
-        return 0.0
-
-
 def _named(model: ServedModel) -> tuple[int, str] | None:
     return (model.version, model.named) if model.version else None
 
@@ -126,6 +71,7 @@ class ModelPool:
 
     Attributes:
         serving: who answers now.
+        watch: counts how.
     """
 
     def __init__(
@@ -149,11 +95,9 @@ class ModelPool:
         self._remembered: dict[int, ServedModel] = {}
         self._clients: dict[int, PooledClient] = {}
         self._unused_since: dict[int, float] = {}
-        self._marks: dict[int, _Mark] = {}
+        self.watch = Watch(self._clients)
         self._asked_since: dict[int, float] = {}
         self._told: set[tuple[str, int, int]] = set()  # what was said of a version, by generation
-        self._checks = ThreadPoolExecutor(1, "model-guard")
-        self._check: Future[bool] | None = None
         self._awaited: int | None = None  # should be in charge since the start, and could not
         self._events: list[ModelEvent] = []  # what the start has to tell
         self._warmed: set[str] = set()  # encoders whose memories were found warm
@@ -167,7 +111,7 @@ class ModelPool:
 
     def close(self) -> None:
         """Give up what is under way at every version."""
-        self._checks.shutdown(wait=False)
+        self.watch.close()
         for client in self._clients.values():
             client.close()
 
@@ -316,9 +260,7 @@ class ModelPool:
     ) -> None:
         before = self.serving
         self.serving = self._serving(charge, shadow)
-        self._marks = {
-            version: _Mark.of(client.counters) for version, client in self._clients.items()
-        }
+        self.watch.begin()
         if charge.version == before.in_charge.version:
             return
         if charge.version != self._rollout.in_charge:
@@ -448,7 +390,8 @@ class ModelPool:
 
     def _rest(self) -> None:
         """Close the clients of versions that nobody has used for a while."""
-        used = {model.version for model in self.serving.models} | self._rollout.in_use
+        asked = (self.serving.in_charge, self.serving.shadow)
+        used = {model.version for model in asked if model is not None} | self._rollout.in_use
         for version in list(self._clients):
             if version in used:
                 self._unused_since.pop(version, None)
@@ -478,30 +421,12 @@ class ModelPool:
             return
         if charge.version != rollout.in_charge or previous not in self._clients:
             return
-        version = charge.version
+        mine = None
         if serving.shadow is not None and serving.shadow.version == previous:
-            mine = [t for t in trials if t.in_charge.version == version]
-            why = fault(self.health(version), self.health(previous), mine)
-        else:
-            why = self._gone(version, previous)
+            mine = [t for t in trials if t.in_charge.version == charge.version]
+        why = self.watch.look(charge.version, previous, mine)
         if why:
-            self._go_back(version, why)
-
-    def _gone(self, version: int, previous: int) -> str:
-        """Say why `version` is to go, where it does not answer and the one before does."""
-        if self._clients[version].state == "closed":
-            self._check = None
-            return ""
-        if self._check is None:
-            self._check = self._checks.submit(self._alone, previous, version)
-        if not self._check.done():
-            return ""
-        answers, self._check = self._check.result(), None
-        return no_answer(self.health(version)) if answers else ""
-
-    def _alone(self, previous: int, version: int) -> bool:
-        """Return True if the previous version answers and the one in charge does not."""
-        return self._clients[previous].health() and not self._clients[version].health()
+            self._go_back(charge.version, why)
 
     def _go_back(self, version: int, why: str) -> None:
         try:
@@ -514,29 +439,3 @@ class ModelPool:
             if previous is not None:
                 self._rollout = Rollout(previous, self._rollout.base)
         _LOG.error("rolled back from version %d: %s", version, why)
-
-    def health(self, version: int) -> Health:
-        """Return how a version has answered since the last switch."""
-        client = self._clients[version]
-        return self._mark(version).since(client)
-
-    def _mark(self, version: int) -> _Mark:
-        return self._marks.get(version) or _Mark(
-            0, 0.0, (0,) * (len(LATENCY_BOUNDS_MS) + 1), Counter()
-        )
-
-    def answers(self, version: int, idle: bool = False) -> dict[str, object]:
-        """Return latency and failures since the last switch, as a report tells them.
-
-        `idle` tells of none: a worker's shards share its clients, and readers add shards up.
-        """
-        if idle or version not in self._clients:
-            return {"latency_ms": {"requests": 0, "mean": 0.0, "p99": 0.0}, "failures": {}}
-        health = self.health(version)
-        p99 = self._mark(version).p99_ms(self._clients[version])
-        return {
-            "latency_ms": {
-                "requests": health.requests, "mean": round(health.mean_ms, 3), "p99": p99
-            },
-            "failures": dict(health.failures),
-        }  # fmt: skip

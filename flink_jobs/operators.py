@@ -242,7 +242,9 @@ class ScoreOperator(KeyedProcessFunction):
             warm = 1.0 if memory is None else share(scorer.warmth.seen(memory.digest))
             report = trial.report(scorer.tables, 0.0 if math.isnan(warm) else warm)
             sides = {"in_charge": trial.in_charge.version, "shadow": trial.shadow.version}
-            answers = {side: pool.answers(v, idle=number != shard) for side, v in sides.items()}
+            answers = {
+                side: pool.watch.answers(v, idle=number != shard) for side, v in sides.items()
+            }
             for part in ("latency_ms", "failures"):
                 report[part] = {side: answer[part] for side, answer in answers.items()}
             mine, other = trial.in_charge, trial.shadow
