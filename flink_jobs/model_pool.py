@@ -25,7 +25,7 @@ from flink_jobs.memories import Memory, encoder_digest
 from flink_jobs.model_events import ModelEvent
 from flink_jobs.model_files import current_rollout, load_version, model_root
 from flink_jobs.model_watch import PooledClient, Watch
-from flink_jobs.rollout import FILE, WARM_SHARE, Rollout, roll_back
+from flink_jobs.rollout import FILE, WARM_SHARE, Change, roll_back
 from flink_jobs.serving import NOBODY, ServedModel, Serving
 from flink_jobs.settings import Settings, TritonSettings
 from flink_jobs.trial import Trial
@@ -100,8 +100,10 @@ class ModelPool:
         self._told: set[tuple[str, int, int]] = set()  # what was said of a version, by generation
         self._awaited: int | None = None  # should be in charge since the start, and could not
         self._events: list[ModelEvent] = []  # what the start has to tell
+        self._in_charge_since: float | None = None  # None for since before the start
         self._warmed: set[str] = set()  # encoders whose memories were found warm
         charge = self._begin(connect_first)
+        self.serving = Serving(charge)
         self.serving = self._serving(charge, self._shadow(charge))
 
     @property
@@ -263,6 +265,7 @@ class ModelPool:
         self.watch.begin()
         if charge.version == before.in_charge.version:
             return
+        self._in_charge_since = self._clock()
         if charge.version != self._rollout.in_charge:
             _LOG.warning("version %d stands in", charge.version)
         elif charge.version == self._awaited:
@@ -308,13 +311,13 @@ class ModelPool:
             _LOG.warning("version %d: %s %s", model.version, kind.replace("_", " "), reason)
 
     def _shadow(self, charge: ServedModel | None = None) -> ServedModel | None:
-        """Return who is asked in the shadow: whoever waits, else as wanted, else the previous."""
+        """Return who is asked in the shadow: whoever waits, the previous one, or as wanted."""
         rollout = self._rollout
         now = rollout.in_charge if charge is None else charge.version
         wanted = rollout.shadow
         if now != rollout.in_charge:
             wanted = rollout.in_charge
-        elif wanted is None and self._on_probation():
+        elif self._on_probation(now):
             wanted = rollout.previous
         if wanted is None or wanted == now or wanted in self._broken:
             return None
@@ -327,12 +330,14 @@ class ModelPool:
         self._clients[wanted].poll()
         return found
 
-    def _on_probation(self) -> bool:
-        """Return True while the version in charge was promoted not long ago."""
-        last = next((c for c in reversed(self._rollout.history) if c.action != "publish"), None)
-        if not self._settings.triton.guard or last is None or last.action != "promote":
+    def _on_probation(self, charge: int) -> bool:
+        """Return True while `charge` took charge not long ago; after a start, was promoted."""
+        promotion = self._rollout.probation
+        if not self._settings.triton.guard or promotion is None:
             return False
-        begun = datetime.fromisoformat(last.at).timestamp()
+        if charge != self.serving.in_charge.version:
+            return self._settings.triton.probation_s > 0  # it is about to
+        begun = self._in_charge_since or datetime.fromisoformat(promotion.at).timestamp()
         return self._clock() < begun + self._settings.triton.probation_s
 
     # -- versions ----------------------------------------------------------------------------
@@ -423,7 +428,8 @@ class ModelPool:
             return
         mine = None
         if serving.shadow is not None and serving.shadow.version == previous:
-            mine = [t for t in trials if t.in_charge.version == charge.version]
+            pair = (charge.version, previous)
+            mine = [t for t in trials if (t.in_charge.version, t.shadow.version) == pair]
         why = self.watch.look(charge.version, previous, mine)
         if why:
             self._go_back(charge.version, why)
@@ -437,5 +443,9 @@ class ModelPool:
             _LOG.error("the rollback is not noted: %s", error)
             previous = self._rollout.previous
             if previous is not None:
-                self._rollout = Rollout(previous, self._rollout.base)
+                why = f"{why}; in this worker alone, for it cannot be written down: {error}"
+                change = Change(self._rollout.generation, "", "rollback", previous, "guard", why)
+                self._rollout = self._rollout.changed(
+                    change, in_charge=previous, previous=None, cold=False
+                )
         _LOG.error("rolled back from version %d: %s", version, why)

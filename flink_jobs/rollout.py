@@ -80,6 +80,19 @@ class Rollout:
         named = (self.in_charge, self.base, self.shadow, self.previous)
         return frozenset(version for version in named if version is not None)
 
+    @property
+    def probation(self) -> Change | None:
+        """The promotion on whose probation the version in charge is, for as long as it lasts.
+
+        None after a rollback, and where another version was put in the shadow since.
+        """
+        none = (0, self.previous)  # in the shadow: neither takes the place of the previous version
+        others = (c for c in reversed(self.history) if c.version not in none)
+        last = next((c for c in others if c.action != "publish"), None)
+        if self.previous is None or last is None or last.action != "promote":
+            return None
+        return last
+
     def changed(self, change: Change, **fields: int | bool | None) -> Rollout:
         """Return the rollout after `change`."""
         history = (*self.history, change)[-KEPT_CHANGES:]

@@ -10,6 +10,7 @@ import os
 import shutil
 import time
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -282,11 +283,20 @@ def _remove(root: Path, number: int) -> None:
     shutil.rmtree(hidden, ignore_errors=True)
 
 
-def shadow(settings: Settings, version: int | None, server: ModelServer) -> Done:
+def shadow(
+    settings: Settings, version: int | None, server: ModelServer, force: bool = False
+) -> Done:
     """Let a version be asked beside the one in charge and compared; None ends it.
 
+    Args:
+        settings: of the job.
+        version: to try.
+        server: must serve it.
+        force: also while the version in charge is on probation.
+
     Raises:
-        EddyError: there is no such version, it is in charge, or Triton does not serve it.
+        EddyError: there is no such version, it is in charge, Triton does not serve it, or the
+            version in charge is on probation.
     """
     root = model_root(settings)
     with rollouts.locked(root / LOCK):
@@ -294,12 +304,32 @@ def shadow(settings: Settings, version: int | None, server: ModelServer) -> Done
         now = rollouts.read_rollout(root)
         if version is not None:
             _check_served(server, root, version)
+            notes += _on_probation(settings, now, version, force)
             if not same_encoder(root / str(version), root / str(now.base)):
                 notes.append(
                     "it has another encoder: its memories begin now, and what it says counts once "
                     "they are warm (`eddy models compare`)"
                 )
         return Done(rollouts.put_in_shadow(root, version), version, notes)
+
+
+def _on_probation(settings: Settings, now: Rollout, version: int, force: bool) -> list[str]:
+    """Refuse another shadow while the previous version has its place, unless by force."""
+    promotion = now.probation
+    if promotion is None or not settings.triton.guard or version in (now.in_charge, now.previous):
+        return []
+    begun = datetime.fromisoformat(promotion.at).timestamp()
+    left_s = begun + settings.triton.probation_s - time.time()
+    if left_s <= 0.0:
+        return []
+    if not force:
+        raise EddyError(
+            f"version {now.in_charge} is on probation for another {left_s:,.0f} s at least: "
+            f"version {now.previous} is in its shadow, and the guard compares the two; wait, or "
+            "take its place with --force"
+        )
+    ended = f"the probation of version {now.in_charge} ends"
+    return [f"{ended}: from here on the guard watches errors alone"]
 
 
 def _pinned(settings: Settings) -> list[str]:

@@ -384,6 +384,49 @@ def test_shadow_begins_and_ends(settings: Settings, root: Path, published: FakeS
         life.shadow(settings, 3, published)
 
 
+def test_a_shadow_waits_for_the_end_of_a_probation(
+    settings: Settings, root: Path, published: FakeServer, fresh: Path
+) -> None:
+    life.publish(settings, fresh, published)
+    life.promote(settings, 2, published, None)
+    told = r"version 2 is on probation for another \d+ s at least: version 1 is in its shadow"
+    with pytest.raises(EddyError, match=told):
+        life.shadow(settings, 3, published)
+    assert life.shadow(settings, None, published).notes == []
+    assert life.shadow(settings, 1, published).notes == []
+    life.shadow(settings, None, published)
+    unguarded = settings.override("triton.guard=false")
+    assert life.shadow(unguarded, 3, published).rollout.shadow == 3
+    life.shadow(settings, None, published)
+    over = settings.override("triton.probation_s=0")
+    assert life.shadow(over, 3, published).notes == []
+    life.shadow(settings, None, published)
+    life.promote(settings, 1, published, None)
+    done = life.shadow(settings, 3, published, force=True)
+    assert done.notes == [
+        "the probation of version 1 ends: from here on the guard watches errors alone"
+    ]
+    assert rollouts.read_rollout(root).probation is None
+
+
+def test_a_version_that_may_still_answer_is_not_retired(
+    settings: Settings, published: FakeServer, tmp_path: Path
+) -> None:
+    """Version 2 decides until the memories of 3, and then of 4, are warm."""
+    for number in (3, 4):
+        folder = write_version(
+            tmp_path / str(number), f"tpp-{number}", linear_decoder(f"tpp-{number}"),
+            encoder_scale=float(number),
+        )  # fmt: skip
+        life.publish(settings, folder, published)
+    for number in (2, 3, 4):
+        life.promote(settings, number, published, None, force=True)
+    now = rollouts.read_rollout(life.model_root(settings))
+    assert 2 not in now.in_use
+    with pytest.raises(EddyError, match="where the version in charge still waits, it may be the"):
+        life.retire(settings, 2, published)
+
+
 def test_promote_and_go_back(settings: Settings, published: FakeServer) -> None:
     done = life.promote(settings, 2, published, None, "better on Sundays")
     assert (done.rollout.in_charge, done.rollout.previous, done.rollout.base) == (2, 1, 1)

@@ -512,6 +512,54 @@ def looks(pool: ModelPool, world: World, most: int = 10) -> int:
     return most + 1
 
 
+def test_the_probation_begins_with_taking_charge(world: World) -> None:
+    pool = two_versions(world, encoder_seed=2)
+    promote(world.root, 2)
+    begun(world.root, 1.0, world)
+    pool.refresh({})
+    memory = pool.serving.shadow.memory if pool.serving.shadow else None
+    assert memory is not None
+    begun(world.root, 5_000.0, world)  # its memories took their time
+    pool.refresh({memory.digest: 1.0})
+    assert pool.serving.in_charge.version == 2
+    assert shadow_of(pool) == 1, "with the same step"
+    world.now += 599.0
+    pool.refresh({memory.digest: 1.0})
+    assert shadow_of(pool) == 1
+    world.now += 2.0
+    pool.refresh({memory.digest: 1.0})
+    assert shadow_of(pool) is None
+
+
+def test_the_guard_goes_on_comparing_whatever_is_in_the_shadow(world: World) -> None:
+    write_version(world.root, 3)
+    pool = two_versions(world)
+    put_in_shadow(world.root, 3)
+    promote(world.root, 2)
+    begun(world.root, 1.0, world)
+    pool.refresh({})
+    assert shadow_of(pool) == 1, "not the one that was tried before"
+    put_in_shadow(world.root, None)
+    pool.refresh({})
+    assert shadow_of(pool) == 1
+    put_in_shadow(world.root, 3)  # by force: the command refuses it
+    pool.refresh({})
+    assert shadow_of(pool) == 3
+
+
+def test_a_trial_of_another_version_says_nothing_of_the_previous_one(world: World) -> None:
+    pool = promoted(world)
+    worse, mine = trial((2.5, 2.0)), trial((2.0, 2.0))
+    worse.shadow = ServedModel(3, FakeClient())
+    for _ in range(2 * LOOKS):
+        pool.guard([worse, mine])
+    assert read_rollout(world.root).in_charge == 2
+    worse.shadow = mine.shadow
+    for _ in range(LOOKS):
+        pool.guard([worse, mine])
+    assert read_rollout(world.root).history[-1].reason.startswith("likelihood: ")
+
+
 def test_a_failure_that_passes_is_no_reason_to_go_back(world: World) -> None:
     pool = promoted(world)
     new = world.clients["2"]
@@ -588,9 +636,16 @@ def test_a_repository_that_cannot_be_written_is_gone_back_from_all_the_same(
 
     monkeypatch.setattr("flink_jobs.model_pool.roll_back", refuse)
     looks(pool, world)
-    pool.refresh({})
+    (event,) = pool.refresh({})
+    assert (event.type, event.version) == ("rolled_back", 1)
+    assert event.reason == (
+        "it does not answer: no request was answered; in this worker alone, for it cannot be "
+        "written down: [Errno 30] Read-only file system"
+    )
     assert pool.serving.in_charge.version == 1
+    assert pool.serving.label(2) == ("intensity/2", "tpp-2")
     assert read_rollout(world.root).in_charge == 2
+    assert pool.refresh({}) == []
 
 
 WELL = Health(True, FEWEST_REQUESTS, 5.0, Counter())
