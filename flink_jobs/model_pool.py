@@ -25,7 +25,7 @@ from flink_jobs.memories import Memory, encoder_digest
 from flink_jobs.model_events import ModelEvent
 from flink_jobs.model_files import current_rollout, load_version, model_root
 from flink_jobs.model_watch import PooledClient, Watch
-from flink_jobs.rollout import FILE, WARM_SHARE, Change, roll_back
+from flink_jobs.rollout import FEWEST_SEEN, FILE, WARM_SHARE, Change, roll_back
 from flink_jobs.serving import NOBODY, ServedModel, Serving
 from flink_jobs.settings import Settings, TritonSettings
 from flink_jobs.trial import Trial
@@ -174,7 +174,8 @@ class ModelPool:
         """Follow the rollout file; `serving` may be another one afterwards.
 
         Args:
-            warm: by encoder, the share of the latest events whose memories are warm.
+            warm: by encoder, the share of the latest events whose memories are warm; without those
+                of too few events.
 
         Returns:
             What is worth telling.
@@ -253,8 +254,10 @@ class ModelPool:
         warm: Mapping[str, float],
         events: list[ModelEvent],
     ) -> None:
-        found = warm.get(wanted.memory.digest, 0.0) if wanted.memory else 1.0
-        why = f"its memories are warm for {found:.0%} of the latest events"
+        found = warm.get(wanted.memory.digest) if wanted.memory else 1.0
+        why = f"its memories are warm for {found or 0.0:.0%} of the latest events"
+        if found is None:
+            why = f"fewer than {FEWEST_SEEN:,} events were seen since its memories began"
         self._tell("waiting", wanted, charge, f"{why}, {WARM_SHARE:.0%} are needed", events)
 
     def _switch(
@@ -310,11 +313,10 @@ class ModelPool:
             events.append(ModelEvent(kind, model.version, model.named, _named(other), reason))
             _LOG.warning("version %d: %s %s", model.version, kind.replace("_", " "), reason)
 
-    def _shadow(self, charge: ServedModel | None = None) -> ServedModel | None:
+    def _shadow(self, charge: ServedModel) -> ServedModel | None:
         """Return who is asked in the shadow: whoever waits, the previous one, or as wanted."""
         rollout = self._rollout
-        now = rollout.in_charge if charge is None else charge.version
-        wanted = rollout.shadow
+        now, wanted = charge.version, rollout.shadow
         if now != rollout.in_charge:
             wanted = rollout.in_charge
         elif self._on_probation(now):

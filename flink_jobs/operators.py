@@ -29,6 +29,7 @@ from flink_jobs.model_events import MODEL, ModelEvent
 from flink_jobs.model_files import load_models
 from flink_jobs.model_pool import ModelPool
 from flink_jobs.parse import Records, dead_letter, parse
+from flink_jobs.rollout import FEWEST_SEEN
 from flink_jobs.scorer import ShardScorer
 from flink_jobs.scores import SCORE
 from flink_jobs.serving import ServedModel, Serving
@@ -218,7 +219,7 @@ class ScoreOperator(KeyedProcessFunction):
         warm = {}
         for memory in self._serving.memories:
             seen = sum((s.warmth.seen(memory.digest) for s in self._shards.values()), np.zeros(2))
-            if seen[1] > 0.0:
+            if seen[1] >= FEWEST_SEEN:
                 warm[memory.digest] = share(seen)
         return warm
 

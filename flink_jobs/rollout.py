@@ -23,6 +23,7 @@ FORM = 1
 KEPT_CHANGES = 100
 KEPT_FORMER = 16  # versions formerly in charge, whose predictions rows may still hold
 WARM_SHARE = 0.95  # of the latest events, whose memories must be warm before a model takes charge
+FEWEST_SEEN = 1_000  # events by which that is judged: the share's standard error is then .007
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from flink_jobs.kind_model import KindModel, Observer
 from flink_jobs.lateness import PartitionClocks
 from flink_jobs.memories import Warmth, remember
 from flink_jobs.pending import Asked, Pending, Told
+from flink_jobs.rollout import FEWEST_SEEN
 from flink_jobs.serving import ServedModel, Serving
 from flink_jobs.settings import Settings
 from flink_jobs.tellings import Teller
@@ -457,7 +458,7 @@ class ShardScorer:
         decided = max((seq for seq, _, record in restored.batches if record is not None), default=0)
         for memory in self.serving.memories:
             if any(of.get(memory.part.name, -1) >= decided for of in restored.joined.values()):
-                self.warmth.add(memory.digest, 0, 1)
+                self.warmth.add(memory.digest, 0, FEWEST_SEEN)
 
     def _drop_stale(self, restored: Restored, page_rows: int) -> None:
         """Forget what parts knew before they last joined: a page may be older than that."""

@@ -34,7 +34,7 @@ from deploy.models.server import (
 from flink_jobs import rollout as rollouts
 from flink_jobs.decide import SLOTS, slot_of
 from flink_jobs.errors import EddyError
-from flink_jobs.rollout import WARM_SHARE, Rollout
+from flink_jobs.rollout import FEWEST_SEEN, WARM_SHARE, Rollout
 from flink_jobs.settings import Settings
 
 LOCK = ".life.lock"
@@ -380,8 +380,11 @@ def promote(
         notes = _pinned(settings)
         known = {now.in_charge, now.base}
         own = not any(same_encoder(root / str(version), root / str(n)) for n in known)
-        if own and (compared is None or compared.warm < WARM_SHARE):
-            found = "it never was in shadow" if compared is None else f"found {compared.warm:.1%}"
+        seen = 0 if compared is None else compared.total.events
+        if own and (compared is None or seen < FEWEST_SEEN or compared.warm < WARM_SHARE):
+            found = "it never was in shadow"
+            if compared is not None:
+                found = f"found {compared.warm:.1%} of {seen:,} (at least {FEWEST_SEEN:,} count)"
             text = (
                 f"version {version} has another encoder: expected the memories of "
                 f"{WARM_SHARE:.0%} of its events to be warm, {found}"

@@ -470,14 +470,18 @@ def test_another_encoder_is_promoted_only_warm(
     assert "its memories begin now" in life.shadow(settings, 2, server).notes[0]
     with pytest.raises(EddyError, match="it never was in shadow; let it run in shadow until then"):
         life.promote(settings, 2, server, None)
-    cold = report.compare([shadow_report(warm=0.949)])
+    many = {"user": [-0.1, 0.1] * 500}
+    cold = report.compare([shadow_report(warm=0.949, differences=many)])
     with pytest.raises(EddyError, match=r"memories of 95% of its events to be warm, found 94.9%"):
         life.promote(settings, 2, server, cold)
+    hasty = report.compare([shadow_report(warm=1.0)])
+    with pytest.raises(EddyError, match=r"found 100.0% of 210 \(at least 1,000 count\)"):
+        life.promote(settings, 2, server, hasty)
     forced = life.promote(settings, 2, server, cold, force=True)
     assert forced.rollout.in_charge == 2
     assert "what it says is poor until they are" in forced.notes[0]
     life.roll_back(settings, "", server)
-    warm = report.compare([shadow_report(warm=0.96)])
+    warm = report.compare([shadow_report(warm=0.96, differences=many)])
     assert life.promote(settings, 2, server, warm).notes == []
 
 

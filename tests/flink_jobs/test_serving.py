@@ -19,6 +19,7 @@ from flink_jobs.decide import slot_of
 from flink_jobs.intensity_protocol import Ticket
 from flink_jobs.memories import WARM_EVENTS, Memory, encoder_digest, share
 from flink_jobs.model_events import ModelEvent
+from flink_jobs.rollout import FEWEST_SEEN
 from flink_jobs.scorer import ShardScorer
 from flink_jobs.serving import NOBODY, ServedModel, Serving
 from flink_jobs.trial import IN_CHARGE, SAME_MS, SHADOW, Finding, Trial
@@ -192,7 +193,9 @@ def test_a_restored_state_tells_whose_memories_are_warm() -> None:
     without = DictStore()
     run(ShardScorer(options, models, without, Serving(first())), batches)
     cold = ShardScorer(options, models, without, Serving(third(), None, (first(),)))
-    assert share(cold.warmth.seen(OTHER.digest)) == 0.0
+    seen = cold.warmth.seen(OTHER.digest)
+    assert share(seen) == 0.0
+    assert seen[1] >= FEWEST_SEEN, "that is known at once"
     fresh = ShardScorer(options, models, DictStore(), Serving(third(), None, (first(),)))
     assert math.isnan(share(fresh.warmth.seen(OTHER.digest)))
 
