@@ -324,9 +324,12 @@ def test_versions_that_were_in_charge_stay_known(world: World) -> None:
 # -- the start ------------------------------------------------------------------------------------
 
 
-def in_charge_of_two(world: World, previous: int | None = 1, **second: object) -> None:
+def in_charge_of_two(
+    world: World, previous: int | None = 1, *, write: bool = True, **second: object
+) -> None:
     """Put version 2 in charge, as a job that starts finds it."""
-    write_version(world.root, 2, **second)  # type: ignore[arg-type]
+    if write:
+        write_version(world.root, 2, **second)  # type: ignore[arg-type]
     text: dict[str, object] = {
         "form": 1, "in_charge": 2, "base": 1, "shadow": None, "previous": previous,
         "generation": 4, "history": [],
