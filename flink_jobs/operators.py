@@ -205,10 +205,11 @@ class ScoreOperator(KeyedProcessFunction):
             self._report_at = now_ms + REPORT_MS
             yield from self._reports(pool, shard)
 
-    def _refresh(self, pool: ModelPool, trials: Sequence[Trial] = ()) -> None:
-        """Watch the version in charge and look at the rollout; keep what there is to tell."""
+    def _refresh(self, pool: ModelPool, trials: Sequence[Trial] | None = None) -> None:
+        """Look at the rollout, and with `trials` at the version in charge; keep what to tell."""
         try:
-            pool.guard(trials)
+            if trials is not None:
+                pool.guard(trials)
             self._news += pool.refresh(self._warm())
         except Exception:  # whatever a folder or a file system does, the job goes on as it was
             logging.getLogger(__name__).exception("the rollout is not followed")

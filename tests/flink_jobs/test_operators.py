@@ -60,11 +60,11 @@ def run(
     """Run an operator from `state` over events from `first` on; return what it said of models."""
     monkeypatch.setattr(operators, "ModelPool", lambda *_: world.pool())
     operator, context = operators.ScoreOperator(world.settings().to_json()), Context(state)
-    operator.open(context)  # type: ignore[arg-type]
+    operator.open(context)
     messages = []
     for batch in list(split(stream(2 * EVENTS, 5), (20,)))[first:]:
-        messages += list(operator.process_element((0, encode(batch)), context))  # type: ignore[arg-type]
-    messages += list(operator.on_timer(1 << 60, context))  # type: ignore[arg-type]
+        messages += list(operator.process_element((0, encode(batch)), context))
+    messages += list(operator.on_timer(1 << 60, context))
     operator.close()
     models = world.settings().sink.models_topic
     told = [orjson.loads(value) for topic, _, value in messages if topic == models]
