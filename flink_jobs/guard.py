@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,35 +39,42 @@ class Health:
     mean_ms: float
     failures: Counter[str]
 
+    @property
+    def sent_in_vain(self) -> Counter[str]:
+        """Failures of requests that were sent."""
+        return Counter({why: n for why, n in self.failures.items() if why not in NEVER_SENT})
+
 
 def no_answer(failed: Health) -> str:
-    """Say why a version whose breaker is open is to go."""
-    sent = Counter({why: n for why, n in failed.failures.items() if why not in NEVER_SENT})
-    found = ", ".join(f"{count} x {reason}" for reason, count in sent.most_common(3))
+    """Say why a version that does not answer is to go."""
+    sent = failed.sent_in_vain.most_common(3)
+    found = ", ".join(f"{count} x {reason}" for reason, count in sent)
     return f"it does not answer: {found or 'no request was answered'}"
 
 
-def fault(new: Health, old: Health, trials: Iterable[Trial]) -> str:
-    """Say what is wrong with the version in charge, by what the one before shows; "" for nothing.
+def slower(new: Health, old: Health, fewest: int) -> str:
+    """Say that the version in charge is slower than the one before, which is asked the same.
 
     Args:
         new: of the version in charge.
-        old: of the one before, which is asked the same in its shadow.
-        trials: by shard, of these two.
+        old: of the one before.
+        fewest: requests of each, without which nothing is said.
     """
-    if not new.closed:
-        return no_answer(new) if old.closed else ""
-    if min(new.requests, old.requests) >= FEWEST_REQUESTS and (
-        new.mean_ms > SLOWER * old.mean_ms + SLOWER_BY_MS
-    ):
-        return (
-            f"latency: a request takes {new.mean_ms:.1f} ms, that of the version before "
-            f"{old.mean_ms:.1f} ms"
-        )
-    return _judged(list(trials))
+    known = min(new.requests, old.requests) >= fewest
+    if not known or new.mean_ms <= SLOWER * old.mean_ms + SLOWER_BY_MS:
+        return ""
+    return (
+        f"latency: a request takes {new.mean_ms:.1f} ms, that of the version before "
+        f"{old.mean_ms:.1f} ms"
+    )
 
 
-def _judged(trials: list[Trial]) -> str:
+def fault(trials: Sequence[Trial]) -> str:
+    """Say what is wrong with the version in charge by what it predicts; "" for nothing.
+
+    Args:
+        trials: by shard, of the version before in the shadow of the one in charge.
+    """
     tallies = [tally for trial in trials for tally in trial.tallies]
     compared = sum(tally.compared for tally in tallies)
     if compared >= FEWEST_COMPARED:
@@ -86,8 +93,7 @@ def _judged(trials: list[Trial]) -> str:
                 f"calibration: its gaps are {mine:.2f} (Kolmogorov) from what it predicts, those "
                 f"of the version before {before:.2f}"
             )
-    counts = [trial.findings()[1] for trial in trials]
-    alone, other = sum(c[IN_CHARGE] for c in counts), sum(c[SHADOW] for c in counts)
+    alone, other = (sum(trial.alone[side] for trial in trials) for side in (IN_CHARGE, SHADOW))
     both = sum(trial.both for trial in trials)
     if alone >= FEWEST_ALERTS and alone > FLOOD * (both + other + 1):
         return f"alerts: {alone} that the version before would not give, which gives {both + other}"

@@ -58,6 +58,31 @@ class Memory:
         return Part(f"memory.{self.digest}", 1, RECORD, self.digest)
 
 
+class Warmth:
+    """How many of a shard's latest events found a warm memory, by encoder; older ones fade."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, NDArray[np.float64]] = {}
+
+    def add(self, digest: str, warm: int, events: int) -> None:
+        """Take in a batch of `events`, of which `warm` found one."""
+        fade = 0.999 ** (events / 64.0)
+        self._seen[digest] = fade * self.seen(digest) + (warm, events)
+
+    def forget(self, digest: str) -> None:
+        """Forget an encoder whose memories are dropped."""
+        self._seen.pop(digest, None)
+
+    def seen(self, digest: str) -> NDArray[np.float64]:
+        """Return float64[2], events of warm memories and of all."""
+        return self._seen.get(digest, np.zeros(2))
+
+
+def share(seen: NDArray[np.float64]) -> float:
+    """Return the share of events with a warm memory; NaN before the first event."""
+    return float(seen[0] / seen[1]) if seen[1] > 0.0 else math.nan
+
+
 def remember(
     table: Table,
     memory: Memory,

@@ -19,9 +19,10 @@ class ModelEvent:
 
     Attributes:
         type: "in_charge", "waiting", "refused", "rolled_back" or "shadow_report".
-        version: now in charge, refused, or gone back to.
+        version: now in charge, waiting, refused, or gone back to.
         weights: name of its weights.
-        other: (version, weights) of the shadow, or of the one that was replaced.
+        other: (version, weights) of the shadow, of the one that was replaced, or of the one that
+            stands in; None where there is none.
         reason: in words.
     """
 

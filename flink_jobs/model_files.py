@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -62,7 +63,10 @@ def model_folder(settings: Settings) -> Path:
 
 def load_encoder(folder: Path) -> Encoder:
     """Read the encoder's weights, float32, of the feature version that this release knows."""
-    with np.load(folder / "encoder.npz", allow_pickle=False) as arrays:
+    with (
+        (folder / "encoder.npz").open("rb") as file,  # numpy leaves a broken one open
+        np.load(file, allow_pickle=False) as arrays,
+    ):
         return Encoder.of({name: arrays[name] for name in arrays.files})
 
 
@@ -162,8 +166,11 @@ def load_version(settings: Settings, version: int, models: Sequence[KindModel]) 
     folder = model_root(settings) / str(version)
     try:
         encoder, prior = load_encoder(folder), load_prior(folder / "prior.json")
-        card = folder / "card.json"
-        weights = json.loads(card.read_text("utf-8"))["model_version"] if card.exists() else ""
+        path = folder / "card.json"
+        known = path.exists()
+        card: dict[str, Any] = json.loads(path.read_text("utf-8")) if known else {}
+        weights = card["model_version"] if known else ""
+        found = damaged(folder, card.get("files", {}))
     except (
         OSError,
         ValueError,
@@ -174,6 +181,8 @@ def load_version(settings: Settings, version: int, models: Sequence[KindModel]) 
         BadZipFile,
     ) as error:
         raise EddyError(f"model folder {folder.name}: {error}") from error
+    if found:
+        raise EddyError(f"model folder {folder.name}: {found}")
     for model in models:
         other = same_moments(model.advance, prior.of(model.kind))
         if other:
@@ -183,6 +192,21 @@ def load_version(settings: Settings, version: int, models: Sequence[KindModel]) 
                 "(`eddy train` takes it by itself), or start without the savepoint"
             )
     return ModelVersion(str(weights), encoder, prior)
+
+
+def damaged(folder: Path, sums: Mapping[str, Any]) -> str:
+    """Name the first file that is not what the card's SHA-256 vouch for; "" for none."""
+    for name, expected in sums.items():
+        path = folder / name
+        if Path(name).name != name or not path.is_file():
+            return f"card.json lists {name!r}: there is no such file"
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        if found != expected:
+            return (
+                f"{name}: expected SHA-256 {expected} of the card, found {found}: the file was "
+                "damaged or changed after the training; copy the folder again"
+            )
+    return ""
 
 
 def same_moments(model: AdvanceModel, prior: KindPrior) -> str:

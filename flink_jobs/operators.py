@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import flink_jobs.worker  # noqa: F401  isort: skip
@@ -22,15 +23,18 @@ from pyflink.datastream.state import MapState, MapStateDescriptor
 from flink_jobs.alerts import ALERT, LATE, Output
 from flink_jobs.breaker import BreakerState
 from flink_jobs.intensity_protocol import NullClient
+from flink_jobs.memories import share
 from flink_jobs.misfit import register_misfits
 from flink_jobs.model_events import MODEL, ModelEvent
 from flink_jobs.model_files import load_models
 from flink_jobs.model_pool import ModelPool
 from flink_jobs.parse import Records, dead_letter, parse
+from flink_jobs.rollout import FEWEST_SEEN
 from flink_jobs.scorer import ShardScorer
 from flink_jobs.scores import SCORE
 from flink_jobs.serving import ServedModel, Serving
 from flink_jobs.settings import Settings
+from flink_jobs.trial import Trial
 from state.events import decode, encode
 
 BYTES = Types.PRIMITIVE_ARRAY(Types.BYTE())
@@ -120,6 +124,7 @@ class ScoreOperator(KeyedProcessFunction):
             self._pool = ModelPool(self._settings, self._models)
             self._serving = self._pool.serving
         self._models_at = self._report_at = 0
+        self._news: list[ModelEvent] = []
         self._state = context.get_map_state(MapStateDescriptor("shard", Types.LONG(), BYTES))
         self._shards: dict[int, ShardScorer] = {}
         self._collect_at: dict[int, int] = {}
@@ -177,6 +182,8 @@ class ScoreOperator(KeyedProcessFunction):
             self._shards[shard] = scorer
             # After a fault the clock goes on from what was restored, also if no event comes.
             self._seen[shard] = (_now_ms(), scorer.watermark_ms)
+            if self._pool is not None and scorer.seq:
+                self._refresh(self._pool)  # a restored state tells whose memories it has
         scorer = self._shards[shard]
         if scorer.serving is not self._serving:
             scorer.serve(self._serving)  # here, for it may write to the current key's state
@@ -185,19 +192,11 @@ class ScoreOperator(KeyedProcessFunction):
     def _follow_models(self, pool: ModelPool, shard: int, now_ms: int) -> Iterator[Output]:
         """Let the versions answer that the rollout wants, watch them, and tell of it."""
         trials = [s.trial for s in self._shards.values() if s.trial is not None]
-        warm: dict[str, float] = {}
-        for trial in trials:
-            if trial.shadow.memory is not None and trial.warm == trial.warm:
-                digest = trial.shadow.memory.digest
-                warm[digest] = min(warm.get(digest, 1.0), trial.warm)
-        try:
-            pool.guard(trials)
-            events = pool.refresh(warm)
-        except Exception:  # whatever a folder or a file system does, the job goes on as it was
-            logging.getLogger(__name__).exception("the rollout is not followed")
-            events = []
-        if pool.serving is not self._serving:
-            self._serving, self._report_at = pool.serving, now_ms + REPORT_MS
+        before = self._serving
+        self._refresh(pool, trials)
+        if self._serving is not before:
+            self._report_at = now_ms + REPORT_MS
+        events, self._news = self._news, []
         if self._settings.sink.models_topic is None:
             return
         for event in events:
@@ -205,6 +204,25 @@ class ScoreOperator(KeyedProcessFunction):
         if trials and now_ms >= self._report_at:
             self._report_at = now_ms + REPORT_MS
             yield from self._reports(pool, shard)
+
+    def _refresh(self, pool: ModelPool, trials: Sequence[Trial] | None = None) -> None:
+        """Look at the rollout, and with `trials` at the version in charge; keep what to tell."""
+        try:
+            if trials is not None:
+                pool.guard(trials)
+            self._news += pool.refresh(self._warm())
+        except Exception:  # whatever a folder or a file system does, the job goes on as it was
+            logging.getLogger(__name__).exception("the rollout is not followed")
+        self._serving = pool.serving
+
+    def _warm(self) -> dict[str, float]:
+        """Return by encoder the share of the latest events whose memories were warm."""
+        warm = {}
+        for memory in self._serving.memories:
+            seen = sum((s.warmth.seen(memory.digest) for s in self._shards.values()), np.zeros(2))
+            if seen[1] >= FEWEST_SEEN:
+                warm[memory.digest] = share(seen)
+        return warm
 
     def _model_message(
         self,
@@ -222,9 +240,13 @@ class ScoreOperator(KeyedProcessFunction):
             trial = scorer.trial
             if trial is None:
                 continue
-            report = trial.report(scorer.tables)
+            memory = trial.shadow.memory
+            warm = 1.0 if memory is None else share(scorer.warmth.seen(memory.digest))
+            report = trial.report(scorer.tables, 0.0 if math.isnan(warm) else warm)
             sides = {"in_charge": trial.in_charge.version, "shadow": trial.shadow.version}
-            answers = {side: pool.answers(v, idle=number != shard) for side, v in sides.items()}
+            answers = {
+                side: pool.watch.answers(v, idle=number != shard) for side, v in sides.items()
+            }
             for part in ("latency_ms", "failures"):
                 report[part] = {side: answer[part] for side, answer in answers.items()}
             mine, other = trial.in_charge, trial.shadow

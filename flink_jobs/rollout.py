@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -20,7 +21,9 @@ from flink_jobs.errors import EddyError
 FILE = "rollout.json"
 FORM = 1
 KEPT_CHANGES = 100
+KEPT_FORMER = 16  # versions formerly in charge, whose predictions rows may still hold
 WARM_SHARE = 0.95  # of the latest events, whose memories must be warm before a model takes charge
+FEWEST_SEEN = 1_000  # events by which that is judged: the share's standard error is then .007
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,9 @@ class Rollout:
         generation: grows with every change.
         history: the latest changes, oldest first.
         cold: the one in charge need not wait until its memories are warm.
+        former: were in charge before, the latest first; what they predicted is still judged by
+            their calibration and told under their names, while their folders are there.
+        highest: number that a version was published under; none is given twice.
     """
 
     in_charge: int
@@ -66,6 +72,8 @@ class Rollout:
     generation: int = 0
     history: tuple[Change, ...] = ()
     cold: bool = False
+    former: tuple[int, ...] = ()
+    highest: int = 0
 
     @property
     def in_use(self) -> frozenset[int]:
@@ -73,11 +81,30 @@ class Rollout:
         named = (self.in_charge, self.base, self.shadow, self.previous)
         return frozenset(version for version in named if version is not None)
 
+    @property
+    def probation(self) -> Change | None:
+        """The promotion on whose probation the version in charge is, for as long as it lasts.
+
+        None after a rollback, and where another version was put in the shadow since.
+        """
+        none = (0, self.previous)  # in the shadow: neither takes the place of the previous version
+        others = (c for c in reversed(self.history) if c.version not in none)
+        last = next((c for c in others if c.action != "publish"), None)
+        if self.previous is None or last is None or last.action != "promote":
+            return None
+        return last
+
     def changed(self, change: Change, **fields: int | bool | None) -> Rollout:
         """Return the rollout after `change`."""
         history = (*self.history, change)[-KEPT_CHANGES:]
         known: dict[str, Any] = dict(fields)
-        return replace(self, generation=change.generation, history=history, **known)
+        after = replace(self, generation=change.generation, history=history, **known)
+        left = (self.in_charge, *self.former)
+        return replace(after, former=_latest(v for v in left if v != after.in_charge))
+
+
+def _latest(versions: Iterable[int]) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(versions))[:KEPT_FORMER]
 
 
 def versions_in(root: Path) -> list[int]:
@@ -114,15 +141,33 @@ def _parsed(raw: Mapping[str, Any]) -> Rollout:
     history = tuple(Change(**change) for change in raw["history"])
     fields = ("in_charge", "base", "shadow", "previous", "generation")
     cold = bool(raw.get("cold", False))
-    return Rollout(**{name: raw[name] for name in fields}, history=history, cold=cold)
+    was = [c.version for c in reversed(history) if c.action in ("promote", "rollback")]
+    former = _latest(raw.get("former", (v for v in was if v != raw["in_charge"])))
+    highest = raw.get("highest", max((c.version for c in history), default=0))
+    named = {name: raw[name] for name in fields}
+    return Rollout(**named, history=history, cold=cold, former=former, highest=highest)
 
 
 def _write(root: Path, rollout: Rollout) -> None:
-    path, new = root / FILE, root / f"{FILE}.new"
-    new.write_text(json.dumps({"form": FORM} | asdict(rollout), indent=1) + "\n", "utf-8")
+    path = root / FILE
     if path.exists():
-        (root / f"{FILE}.before").write_bytes(path.read_bytes())
+        _put(root / f"{FILE}.before", path.read_bytes())
+    _put(path, (json.dumps({"form": FORM} | asdict(rollout), indent=1) + "\n").encode())
+
+
+def _put(path: Path, content: bytes) -> None:
+    """Write a file whole, so that it survives a loss of power: its name as well as its content."""
+    new = path.with_name(f"{path.name}.new")
+    with new.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     new.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 @contextmanager
@@ -171,18 +216,12 @@ def begin_rollout(root: Path) -> Rollout:
     return rollout
 
 
-def note_published(root: Path, version: int, before: Rollout) -> Rollout:
-    """Note a version that has come; who is in charge stays so.
-
-    Args:
-        root: the model's folder.
-        version: whose folder is there now.
-        before: the rollout before the folder came: without a file the newest is in charge.
-    """
+def note_published(root: Path, version: int) -> Rollout:
+    """Note a version that has come after `begin_rollout`; who is in charge stays so."""
 
     def make(now: Rollout, generation: int) -> Rollout:
-        kept = now if (root / FILE).exists() else before
-        return kept.changed(Change(generation, _now(), "publish", version))
+        change = Change(generation, _now(), "publish", version)
+        return now.changed(change, highest=max(version, now.highest))
 
     return _change(root, make)
 

@@ -21,8 +21,9 @@ from flink_jobs.decide import ALERT, NOTHING, DecideModel, amount_nats, decide, 
 from flink_jobs.intensity_protocol import IntensityClient
 from flink_jobs.kind_model import KindModel, Observer
 from flink_jobs.lateness import PartitionClocks
-from flink_jobs.memories import remember
+from flink_jobs.memories import Warmth, remember
 from flink_jobs.pending import Asked, Pending, Told
+from flink_jobs.rollout import FEWEST_SEEN
 from flink_jobs.serving import ServedModel, Serving
 from flink_jobs.settings import Settings
 from flink_jobs.tellings import Teller
@@ -71,6 +72,7 @@ class ShardScorer:
         serving = client if isinstance(client, Serving) else Serving(ServedModel(1, client))
         self.serving, self._judges = serving, self._judges_of(serving)
         self.trial: Trial | None = None
+        self.warmth = Warmth()
         memories = tuple(memory.part for memory in serving.memories)
         self._observer = observer
         state = settings.state
@@ -123,6 +125,7 @@ class ShardScorer:
         """
         before, after = self.serving.memories, serving.memories
         for gone in (memory for memory in before if memory not in after):
+            self.warmth.forget(gone.digest)
             for table in self.tables:
                 table.leave(gone.part.name)
         for come in (memory for memory in after if memory not in before):
@@ -301,6 +304,7 @@ class ShardScorer:
         for memory in self.serving.memories:
             name, parts = memory.part.name, []
             if joined and any(of.get(name, -1) >= seq for of in joined.values()):
+                self.warmth.add(memory.digest, 0, len(x))
                 continue
             ends = np.cumsum([len(mine) for mine in events])[:-1]
             for table, mine, one, asks in zip(
@@ -308,7 +312,9 @@ class ShardScorer:
             ):
                 parts.append(remember(table, memory, mine, one.core["elapsed"], asks))
             asked.x[memory.digest] = np.concatenate([of for of, _ in parts])
-            asked.warm[memory.digest] = np.concatenate([warm for _, warm in parts])
+            warm = np.concatenate([warm for _, warm in parts])
+            asked.warm[memory.digest] = warm
+            self.warmth.add(memory.digest, int(np.count_nonzero(warm)), len(warm))
         return told, asked
 
     def _decide(self, pending: Pending, answer: NDArray[np.float32] | None) -> Iterator[Output]:
@@ -334,9 +340,10 @@ class ShardScorer:
             slot, measured = pending.model.slot, None
             if trial is not None:
                 measured = amount_nats(None if answers is None else answers[k], told)
-            decided = self._decide_kind(k, pending.told[k], mine, slot, measured=measured)
+            decided, surprises = self._decide_kind(
+                k, pending.told[k], mine, slot, measured=measured
+            )
             if trial is not None:
-                surprises = self._surprises(k, pending.told[k])
                 judged.append(Decided(told, surprises, decided))
             self.checks[k].add(told["value"], told["log_gap"], told["timed"])
             if self._observer is not None:
@@ -358,9 +365,6 @@ class ShardScorer:
             warm = pending.asked.warm_for(pending.model, trial.shadow)
             trial.follow(judged, silences, pending.batch.watermark_ms, pending.trial_ticket, warm)
 
-    def _surprises(self, k: int, told: Told) -> NDArray[np.float32] | None:
-        return self._models[k].components.surprises(told.components) if told.components else None
-
     def _decide_kind(
         self,
         k: int,
@@ -370,13 +374,15 @@ class ShardScorer:
         without: Collection[str] = (),
         *,
         measured: NDArray[np.float32] | None = None,
-    ) -> NDArray[np.void]:
+    ) -> tuple[NDArray[np.void], NDArray[np.float32] | None]:
+        """Decide one kind; return DECIDED and the surprises of its components."""
         judge, model = self._judges[k], self._models[k]
         walk_decided(self.tables[k], model.components, told.core, predictions, told.components)
         if without:
             judge = judge.without(model.components.labels_of(without))
-        surprises = self._surprises(k, told)
-        return decide(self.tables[k], told.core, predictions, judge, surprises, slot, measured)
+        surprises = model.components.surprises(told.components) if told.components else None
+        decided = decide(self.tables[k], told.core, predictions, judge, surprises, slot, measured)
+        return decided, surprises
 
     def _split(
         self, pending: Pending, answer: NDArray[np.float32] | None
@@ -445,6 +451,7 @@ class ShardScorer:
                 predictions, slot = decode_answers(record, NOTHING)
                 self._decide_again(batch, told, newer, predictions, slot, without)
         if restored.batches:
+            self._warm_restored(restored)
             self.seq, last, _ = restored.batches[-1]
             self._time.clocks = last.clocks.copy()
             self._time.late_ms, self._time.watermark_ms = last.late_ms, last.watermark_ms
@@ -453,6 +460,13 @@ class ShardScorer:
                 table.finish_restore(int(last.used[k]), int(last.cursor[k]))
             self.counters["replayed_batches"] = len(restored.batches)
             self._ask()
+
+    def _warm_restored(self, restored: Restored) -> None:
+        """Note the encoders whose memories the stored state has not: none of its entities' are."""
+        decided = max((seq for seq, _, record in restored.batches if record is not None), default=0)
+        for memory in self.serving.memories:
+            if any(of.get(memory.part.name, -1) >= decided for of in restored.joined.values()):
+                self.warmth.add(memory.digest, 0, FEWEST_SEEN)
 
     def _drop_stale(self, restored: Restored, page_rows: int) -> None:
         """Forget what parts knew before they last joined: a page may be older than that."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from flink_jobs.decide import slot_of
-from flink_jobs.intensity_protocol import IntensityClient
+from flink_jobs.intensity_protocol import IntensityClient, NullClient
 from flink_jobs.memories import Memory
 from models.prior import Prior
 
@@ -31,13 +31,16 @@ class ServedModel:
 
     @property
     def slot(self) -> int:
-        """Its number in rows and log."""
-        return slot_of(self.version)
+        """Its number in rows and log; 0 for no model."""
+        return slot_of(self.version) if self.version else 0
 
     @property
     def named(self) -> str:
         """Name of its weights; empty while unknown."""
         return self.weights or self.client.model_version
+
+
+NOBODY = ServedModel(0, NullClient())  # stands in where no version can be loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ class Serving:
     Attributes:
         in_charge: its predictions decide.
         shadow: is asked as well, and compared.
-        known: further versions, whose predictions rows may still hold.
+        known: further versions, whose predictions rows and log may still hold.
         name: of the model.
     """
 
@@ -86,6 +89,6 @@ class Serving:
         Without a prediction (slot 0) the model is None and the weights are those in charge.
         """
         model = self._by_slot.get(slot)
-        if model is None:
+        if model is None or not slot:
             return None, self.in_charge.named
         return f"{self.name}/{model.version}", model.named

@@ -7,9 +7,10 @@ the trial begins anew.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,12 +118,30 @@ class KindTally:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """An alert that only one side gave: kind, row, which side, and when, ms of event time."""
+    """An alert that only one side gave.
+
+    Attributes:
+        kind: of the entity.
+        row: of the entity, which another may have by now.
+        first_ms: when the entity was first seen; with its row it names the entity.
+        side: who gave it.
+        time_ms: event time.
+    """
 
     kind: int
     row: int
+    first_ms: int
     side: int
     time_ms: int
+
+    @property
+    def entity(self) -> tuple[int, int, int]:
+        """Kind, row, and when it was first seen there."""
+        return self.kind, self.row, self.first_ms
+
+    def holds(self, tables: Sequence[Table]) -> bool:
+        """Return True if the row is still that of the entity."""
+        return int(tables[self.kind].rows["first_ms"][self.row]) == self.first_ms
 
 
 class Trial:
@@ -138,9 +157,8 @@ class Trial:
     Attributes:
         tallies: by kind.
         both: alerts that both gave.
-        alone: int[2], alerts that one side alone gave and that are too old to be met by the other.
+        alone: int[2], by side, alerts that it alone gave so far.
         missed: batches without an answer of the shadow.
-        seen: float[2], events of warm memories and of all, the older ones fading.
     """
 
     def __init__(
@@ -159,14 +177,13 @@ class Trial:
         self._judges = judges
         self._tables: list[_Rows] = []
         self._waiting: deque[_Waiting] = deque()
-        self._open: dict[tuple[int, int], Finding] = {}
+        self._open: OrderedDict[tuple[int, int, int], Finding] = OrderedDict()
         self._latest_ms = 0
         self.tallies = [KindTally() for _ in kinds]
         self.both = 0
         self.alone = [0, 0]
         self.old: deque[Finding] = deque(maxlen=EXAMPLES)
         self.missed = 0
-        self.seen = np.zeros(2)
 
     def submit(self, x: NDArray[np.float32] | None) -> Ticket | None:
         """Ask the shadow; None where it has no room or its memories had not begun."""
@@ -218,13 +235,14 @@ class Trial:
         rows = sum(len(one.told) for one in batch.judged)
         self.missed += answer is None and rows > 0
         warm = np.ones(rows, np.bool_) if batch.warm is None else batch.warm
-        self.seen = 0.999 ** (rows / 64.0) * self.seen + (np.count_nonzero(warm), rows)
         at = 0
         for k, one in enumerate(batch.judged):
             mine = slice(at, at + len(one.told))
             at = mine.stop
             own = None if answer is None else answer[mine]
             given = None if own is None else pack(own, one.told)
+            # An entity that takes over a row after this batch is not yet there in this table.
+            self._tables[k].rows["first_ms"][one.told["row"]] = one.told["first_ms"]
             record = decide(
                 self._tables[k], one.told, given, self._judges[k], one.surprises,
                 self.shadow.slot, amount_nats(own, one.told),
@@ -236,50 +254,55 @@ class Trial:
             self.tallies[k].add(one.record, record, warm[mine] & both)
             self._alerts(k, one.told, one.record, IN_CHARGE)
             self._alerts(k, one.told, record, SHADOW)
-        for k, row in batch.silences:
-            self._found(Finding(k, row, IN_CHARGE, batch.watermark_ms))
+        silences = [(k, row, IN_CHARGE) for k, row in batch.silences]
         for k, (table, judge) in enumerate(zip(self._tables, self._judges, strict=True)):
-            for row, _ in sweep(table, batch.watermark_ms, judge):
-                self._found(Finding(k, row, SHADOW, batch.watermark_ms))
+            silences += [(k, row, SHADOW) for row, _ in sweep(table, batch.watermark_ms, judge)]
+        for k, row, side in silences:
+            first_ms = int(self._tables[k].rows["first_ms"][row])
+            self._found(Finding(k, row, first_ms, side, batch.watermark_ms))
         self._latest_ms = max(self._latest_ms, batch.watermark_ms)
         self._close()
 
     def _alerts(self, k: int, told: NDArray[np.void], record: NDArray[np.void], side: int) -> None:
         found = (record["verdict"] == ALERT) | (record["silence_ms"] != NEVER_MS)
         for i in np.flatnonzero(found).tolist():
-            self._found(Finding(k, int(told["row"][i]), side, int(told["time_ms"][i])))
+            one = told[i]
+            self._found(
+                Finding(k, int(one["row"]), int(one["first_ms"]), side, int(one["time_ms"]))
+            )
 
     def _found(self, finding: Finding) -> None:
-        other = self._open.get((finding.kind, finding.row))
-        if other is None:
-            self._open[finding.kind, finding.row] = finding
+        other = self._open.setdefault(finding.entity, finding)
+        if other is finding:
+            self.alone[finding.side] += 1
         elif other.side != finding.side:
             self.both += 1
-            del self._open[finding.kind, finding.row]
+            self.alone[other.side] -= 1
+            del self._open[finding.entity]
 
     def _close(self) -> None:
-        """Give up the findings that the other side had its time to meet."""
-        for key, finding in list(self._open.items()):
-            if finding.time_ms + SAME_MS < self._latest_ms:
-                self.alone[finding.side] += 1
-                self.old.append(finding)
-                del self._open[key]
+        """Give up the findings that the other side had its time to meet, the first found first."""
+        while self._open:
+            key, finding = self._open.popitem(last=False)
+            if finding.time_ms + SAME_MS >= self._latest_ms:
+                self._open[key] = finding
+                self._open.move_to_end(key, last=False)
+                break
+            self.old.append(finding)
 
-    def findings(self) -> tuple[list[Finding], tuple[int, int]]:
-        """Return examples of alerts of one side alone, and how many there are by side."""
-        now = [*self.old, *self._open.values()]
-        counts = [self.alone[side] + sum(f.side == side for f in self._open.values())
-                  for side in (IN_CHARGE, SHADOW)]  # fmt: skip
-        return now[-EXAMPLES:], (counts[IN_CHARGE], counts[SHADOW])
+    def examples(self) -> list[Finding]:
+        """Return alerts of one side alone, the newest last."""
+        newest = list(islice(reversed(self._open.values()), EXAMPLES))
+        return [*self.old, *reversed(newest)][-EXAMPLES:]
 
-    @property
-    def warm(self) -> float:
-        """Share of the latest events whose memories were warm; NaN before the first."""
-        return float(self.seen[0] / self.seen[1]) if self.seen[1] > 0.0 else float("nan")
+    def report(self, tables: Sequence[Table], warm: float) -> dict[str, object]:
+        """Return what was found so far, as the models' topic tells it.
 
-    def report(self, tables: Sequence[Table]) -> dict[str, object]:
-        """Return what was found so far, as the models' topic tells it; `tables` name the rows."""
-        examples, (gone, come) = self.findings()
+        Args:
+            tables: name the rows.
+            warm: share of the latest events whose memories of the shadow's encoder were warm.
+        """
+        examples = [one for one in self.examples() if one.holds(tables)]
 
         def by_side(column: int) -> dict[str, float]:
             return {
@@ -302,8 +325,8 @@ class Trial:
             "pit": {"in_charge": pit(IN_CHARGE), "shadow": pit(SHADOW)},
             "alerts": {
                 "both": self.both,
-                "come": come,
-                "go": gone,
+                "come": self.alone[SHADOW],
+                "go": self.alone[IN_CHARGE],
                 "examples": [
                     {
                         "change": "come" if one.side == SHADOW else "go",
@@ -315,5 +338,5 @@ class Trial:
                 ],
             },
             "missed_batches": self.missed,
-            "warm": round(self.warm, 4) if self.seen[1] > 0.0 else 0.0,
+            "warm": round(warm, 4),
         }

@@ -90,6 +90,9 @@ def shadow(
         int | None, typer.Argument(min=1, metavar="VERSION", help="Number of the version.")
     ] = None,
     off: Annotated[bool, typer.Option("--off", help="End the trial.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also while the version in charge is on probation.")
+    ] = False,
     as_json: AsJson = False,
     config: ConfigFile = None,
     overrides: Overrides = None,
@@ -101,7 +104,7 @@ def shadow(
     if off == (version is not None):
         raise typer.BadParameter("give the number of a version, or --off")
     settings, triton = _opened(config, overrides, root)
-    done = life.shadow(settings, version, triton)
+    done = life.shadow(settings, version, triton, force)
     told = "no version is in shadow" if off else f"version {version} is in shadow"
     _tell(done, told, as_json)
 
@@ -192,6 +195,9 @@ def rollback(
 @app.command()
 def retire(
     version: Number,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also one whose predictions may still be in use.")
+    ] = False,
     as_json: AsJson = False,
     config: ConfigFile = None,
     overrides: Overrides = None,
@@ -201,7 +207,7 @@ def retire(
     from deploy.models import life
 
     settings, triton = _opened(config, overrides, root)
-    done = life.retire(settings, version, triton)
+    done = life.retire(settings, version, triton, force)
     _tell(done, f"version {version} is gone", as_json)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -106,22 +105,17 @@ def check_folder(folder: Path) -> Version:
 
 
 def _check_sums(folder: Path, sums: Mapping[str, Any]) -> None:
+    from flink_jobs.model_files import damaged
+
     unvouched = [name for name in VOUCHED if name not in sums]
     if unvouched:
         raise RefusedModelError(
             f"{folder / CARD}: expected the SHA-256 of {', '.join(VOUCHED)} under files, "
             f"found none of {', '.join(unvouched)}"
         )
-    for name, expected in sums.items():
-        path = folder / name
-        if Path(name).name != name or not path.is_file():
-            raise RefusedModelError(f"{folder / CARD} lists {name!r}: there is no such file")
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
-        if found != expected:
-            raise RefusedModelError(
-                f"{path}: expected SHA-256 {expected} of the card, found {found}: the file was "
-                "damaged or changed after the training; copy the folder again"
-            )
+    found = damaged(folder, sums)
+    if found:
+        raise RefusedModelError(f"{folder}/{found}")
 
 
 def _tolerance(folder: Path, card: Mapping[str, Any]) -> float:

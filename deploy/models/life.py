@@ -10,6 +10,7 @@ import os
 import shutil
 import time
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +32,9 @@ from deploy.models.server import (
     wait_until_gone,
 )
 from flink_jobs import rollout as rollouts
+from flink_jobs.decide import SLOTS, slot_of
 from flink_jobs.errors import EddyError
-from flink_jobs.rollout import WARM_SHARE, Rollout
+from flink_jobs.rollout import FEWEST_SEEN, WARM_SHARE, Rollout
 from flink_jobs.settings import Settings
 
 LOCK = ".life.lock"
@@ -128,7 +130,7 @@ def publish(settings: Settings, folder: Path, server: ModelServer) -> Done:
         except BaseException:
             _take_back(server, root, number)
             raise
-        return Done(rollouts.note_published(root, number, before), number, notes)
+        return Done(rollouts.note_published(root, number), number, notes)
 
 
 def _about_others(root: Path, version: Version, now: Rollout) -> list[str]:
@@ -156,8 +158,25 @@ def _weights(folder: Path) -> str:
 
 
 def _next_number(root: Path, now: Rollout) -> int:
-    """Give a number that no version ever had: reports and alerts name versions by it."""
-    return max(*rollouts.versions_in(root), *(c.version for c in now.history), 0) + 1
+    """Give a number that no version ever had: reports and alerts name versions by it.
+
+    Rows and log name versions by a slot, of which there are 255: one whose slot a version has that
+    they may still name is passed over.
+
+    Raises:
+        EddyError: all slots are taken.
+    """
+    there = rollouts.versions_in(root)
+    taken = {slot_of(version) for version in (*there, *now.in_use, *now.former)}
+    if len(taken) == SLOTS:
+        raise EddyError(
+            f"model {root.name}: expected fewer than {SLOTS} versions that rows of the state may "
+            f"name, found {len(there)} folders; `eddy models retire` those that nobody needs"
+        )
+    number = max(*there, now.highest, 0) + 1
+    while slot_of(number) in taken:
+        number += 1
+    return number
 
 
 def _copy(folder: Path, root: Path, number: int, in_charge: Path) -> None:
@@ -264,11 +283,20 @@ def _remove(root: Path, number: int) -> None:
     shutil.rmtree(hidden, ignore_errors=True)
 
 
-def shadow(settings: Settings, version: int | None, server: ModelServer) -> Done:
+def shadow(
+    settings: Settings, version: int | None, server: ModelServer, force: bool = False
+) -> Done:
     """Let a version be asked beside the one in charge and compared; None ends it.
 
+    Args:
+        settings: of the job.
+        version: to try.
+        server: must serve it.
+        force: also while the version in charge is on probation.
+
     Raises:
-        EddyError: there is no such version, it is in charge, or Triton does not serve it.
+        EddyError: there is no such version, it is in charge, Triton does not serve it, or the
+            version in charge is on probation.
     """
     root = model_root(settings)
     with rollouts.locked(root / LOCK):
@@ -276,12 +304,32 @@ def shadow(settings: Settings, version: int | None, server: ModelServer) -> Done
         now = rollouts.read_rollout(root)
         if version is not None:
             _check_served(server, root, version)
+            notes += _on_probation(settings, now, version, force)
             if not same_encoder(root / str(version), root / str(now.base)):
                 notes.append(
                     "it has another encoder: its memories begin now, and what it says counts once "
                     "they are warm (`eddy models compare`)"
                 )
         return Done(rollouts.put_in_shadow(root, version), version, notes)
+
+
+def _on_probation(settings: Settings, now: Rollout, version: int, force: bool) -> list[str]:
+    """Refuse another shadow while the previous version has its place, unless by force."""
+    promotion = now.probation
+    if promotion is None or not settings.triton.guard or version in (now.in_charge, now.previous):
+        return []
+    begun = datetime.fromisoformat(promotion.at).timestamp()
+    left_s = begun + settings.triton.probation_s - time.time()
+    if left_s <= 0.0:
+        return []
+    if not force:
+        raise EddyError(
+            f"version {now.in_charge} is on probation for another {left_s:,.0f} s at least: "
+            f"version {now.previous} is in its shadow, and the guard compares the two; wait, or "
+            "take its place with --force"
+        )
+    ended = f"the probation of version {now.in_charge} ends"
+    return [f"{ended}: from here on the guard watches errors alone"]
 
 
 def _pinned(settings: Settings) -> list[str]:
@@ -332,8 +380,11 @@ def promote(
         notes = _pinned(settings)
         known = {now.in_charge, now.base}
         own = not any(same_encoder(root / str(version), root / str(n)) for n in known)
-        if own and (compared is None or compared.warm < WARM_SHARE):
-            found = "it never was in shadow" if compared is None else f"found {compared.warm:.1%}"
+        seen = 0 if compared is None else compared.total.events
+        if own and (compared is None or seen < FEWEST_SEEN or compared.warm < WARM_SHARE):
+            found = "it never was in shadow"
+            if compared is not None:
+                found = f"found {compared.warm:.1%} of {seen:,} (at least {FEWEST_SEEN:,} count)"
             text = (
                 f"version {version} has another encoder: expected the memories of "
                 f"{WARM_SHARE:.0%} of its events to be warm, {found}"
@@ -371,11 +422,17 @@ def roll_back(settings: Settings, reason: str, server: ModelServer) -> Done:
     return Done(after, after.in_charge, notes)
 
 
-def retire(settings: Settings, version: int, server: ModelServer) -> Done:
+def retire(settings: Settings, version: int, server: ModelServer, force: bool = False) -> Done:
     """Unload a version and remove its folder.
 
+    Args:
+        settings: of the job.
+        version: to remove.
+        server: told to unload it.
+        force: also one that was in charge.
+
     Raises:
-        EddyError: there is no such version, or it is in use.
+        EddyError: there is no such version, it is in use, or it was in charge.
     """
     root = model_root(settings)
     with rollouts.locked(root / LOCK):
@@ -386,8 +443,18 @@ def retire(settings: Settings, version: int, server: ModelServer) -> Done:
                 f"version {version} is in use ({', '.join(roles(now, version))}): in charge, "
                 "shadow, previous and base must stay"
             )
-        _remove(root, version)
         notes = []
+        if version in now.former:
+            text = (
+                f"version {version} was in charge: until its next event an entity may hold what it "
+                "predicted, which without the folder is judged by the base's tails and told without"
+                " a name; and where the version in charge still waits, it may be the one that "
+                "answers"
+            )
+            if not force:
+                raise EddyError(f"{text}. --force removes it all the same")
+            notes.append(text)
+        _remove(root, version)
         try:
             if version in server.served():
                 server.load()

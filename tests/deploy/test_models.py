@@ -322,6 +322,30 @@ def test_numbers_are_never_given_twice(
     assert life.publish(settings, fresh, server).version == 3
 
 
+def test_numbers_outlive_the_history(
+    settings: Settings, root: Path, server: FakeServer, fresh: Path
+) -> None:
+    for number in (2, 3):
+        assert life.publish(settings, fresh, server).version == number
+    life.retire(settings, 3, server)
+    for k in range(rollouts.KEPT_CHANGES + 1):
+        rollouts.promote(root, 2 - k % 2)
+    assert life.publish(settings, fresh, server).version == 4
+
+
+def test_no_two_versions_in_use_share_a_slot(root: Path) -> None:
+    rollouts.begin_rollout(root)
+    rollouts.note_published(root, 255)
+    now = rollouts.read_rollout(root)
+    assert life._next_number(root, now) == 257, "256 has the slot of 1"
+    for number in range(2, 255):
+        (root / str(number)).mkdir()
+    assert life._next_number(root, now) == 510, "255 alone is free"
+    (root / "255").mkdir()
+    with pytest.raises(EddyError, match=r"expected fewer than 255 .*found 255 folders"):
+        life._next_number(root, now)
+
+
 def test_two_publish_at_once(
     settings: Settings, root: Path, server: FakeServer, fresh: Path
 ) -> None:
@@ -358,6 +382,49 @@ def test_shadow_begins_and_ends(settings: Settings, root: Path, published: FakeS
     shutil.copytree(root / "2", root / "3")
     with pytest.raises(EddyError, match="found that Triton does not know it"):
         life.shadow(settings, 3, published)
+
+
+def test_a_shadow_waits_for_the_end_of_a_probation(
+    settings: Settings, root: Path, published: FakeServer, fresh: Path
+) -> None:
+    life.publish(settings, fresh, published)
+    life.promote(settings, 2, published, None)
+    told = r"version 2 is on probation for another \d+ s at least: version 1 is in its shadow"
+    with pytest.raises(EddyError, match=told):
+        life.shadow(settings, 3, published)
+    assert life.shadow(settings, None, published).notes == []
+    assert life.shadow(settings, 1, published).notes == []
+    life.shadow(settings, None, published)
+    unguarded = settings.override("triton.guard=false")
+    assert life.shadow(unguarded, 3, published).rollout.shadow == 3
+    life.shadow(settings, None, published)
+    over = settings.override("triton.probation_s=0")
+    assert life.shadow(over, 3, published).notes == []
+    life.shadow(settings, None, published)
+    life.promote(settings, 1, published, None)
+    done = life.shadow(settings, 3, published, force=True)
+    assert done.notes == [
+        "the probation of version 1 ends: from here on the guard watches errors alone"
+    ]
+    assert rollouts.read_rollout(root).probation is None
+
+
+def test_a_version_that_may_still_answer_is_not_retired(
+    settings: Settings, published: FakeServer, tmp_path: Path
+) -> None:
+    """Version 2 decides until the memories of 3, and then of 4, are warm."""
+    for number in (3, 4):
+        folder = write_version(
+            tmp_path / str(number), f"tpp-{number}", linear_decoder(f"tpp-{number}"),
+            encoder_scale=float(number),
+        )  # fmt: skip
+        life.publish(settings, folder, published)
+    for number in (2, 3, 4):
+        life.promote(settings, number, published, None, force=True)
+    now = rollouts.read_rollout(life.model_root(settings))
+    assert 2 not in now.in_use
+    with pytest.raises(EddyError, match="where the version in charge still waits, it may be the"):
+        life.retire(settings, 2, published)
 
 
 def test_promote_and_go_back(settings: Settings, published: FakeServer) -> None:
@@ -403,14 +470,18 @@ def test_another_encoder_is_promoted_only_warm(
     assert "its memories begin now" in life.shadow(settings, 2, server).notes[0]
     with pytest.raises(EddyError, match="it never was in shadow; let it run in shadow until then"):
         life.promote(settings, 2, server, None)
-    cold = report.compare([shadow_report(warm=0.949)])
+    many = {"user": [-0.1, 0.1] * 500}
+    cold = report.compare([shadow_report(warm=0.949, differences=many)])
     with pytest.raises(EddyError, match=r"memories of 95% of its events to be warm, found 94.9%"):
         life.promote(settings, 2, server, cold)
+    hasty = report.compare([shadow_report(warm=1.0)])
+    with pytest.raises(EddyError, match=r"found 100.0% of 210 \(at least 1,000 count\)"):
+        life.promote(settings, 2, server, hasty)
     forced = life.promote(settings, 2, server, cold, force=True)
     assert forced.rollout.in_charge == 2
     assert "what it says is poor until they are" in forced.notes[0]
     life.roll_back(settings, "", server)
-    warm = report.compare([shadow_report(warm=0.96)])
+    warm = report.compare([shadow_report(warm=0.96, differences=many)])
     assert life.promote(settings, 2, server, warm).notes == []
 
 
@@ -428,6 +499,19 @@ def test_retire_removes_what_nobody_uses(
     published.away = True
     done = life.retire(settings, 5, published)
     assert "Triton was not told" in done.notes[0]
+    assert rollouts.versions_in(root) == [1]
+
+
+def test_a_version_that_was_in_charge_is_retired_by_force_alone(
+    settings: Settings, root: Path, published: FakeServer
+) -> None:
+    life.promote(settings, 2, published, None)
+    life.roll_back(settings, "", published)
+    with pytest.raises(EddyError, match=r"version 2 was in charge: .*--force removes it"):
+        life.retire(settings, 2, published)
+    assert rollouts.versions_in(root) == [1, 2]
+    done = life.retire(settings, 2, published, force=True)
+    assert "judged by the base's tails" in done.notes[0]
     assert rollouts.versions_in(root) == [1]
 
 
@@ -662,7 +746,8 @@ def test_a_life_by_commands(shell: Any, fresh: Path, tmp_path: Path) -> None:
     listed = json.loads(shell("list", "--json")[1])
     assert [row["roles"] for row in listed["versions"]] == [["in charge", "base"], []]
     assert listed["triton_answers"] is True
-    assert shell("retire", "2")[1] == "version 2 is gone\n"
+    assert shell("retire", "2")[0] == 1
+    assert shell("retire", "2", "--force")[1] == "version 2 is gone\n"
 
 
 def test_compare_as_json_has_no_nan(shell: Any, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from tritonclient.grpc import InferenceServerClient
 from deploy.stack import stack as servers
 from deploy.stack.options import REPOSITORY, StackOptions
 from deploy.stack.record import StackState
-from flink_jobs.rollout import note_published, promote, put_in_shadow, read_rollout
+from flink_jobs.rollout import begin_rollout, note_published, promote, put_in_shadow, read_rollout
 from tests.flink import running_job
 from tests.flink.running_job import RunningJob
 
@@ -73,7 +73,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackState]:
 def publish(state: StackState, version: int, fault: str = "") -> Path:
     """Put a copy of version 1 beside it under another name, broken in one way."""
     root = state.options.triton_repo / "intensity"
-    before = read_rollout(root)
+    begin_rollout(root)
     folder = root / str(version)
     shutil.copytree(root / "1", folder, ignore=shutil.ignore_patterns("__pycache__"))
     card = json.loads((folder / "card.json").read_text())
@@ -85,7 +85,7 @@ def publish(state: StackState, version: int, fault: str = "") -> Path:
     with InferenceServerClient(state.triton_endpoint) as client:
         client.load_model("intensity")
         assert client.is_model_ready("intensity", str(version))
-    note_published(root, version, before)
+    note_published(root, version)
     return root
 
 

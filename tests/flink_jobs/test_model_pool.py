@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from flink_jobs.breaker import BreakerState
 from flink_jobs.errors import EddyError
-from flink_jobs.guard import FEWEST_COMPARED, FEWEST_REQUESTS, Health, fault
-from flink_jobs.intensity_protocol import IntensityCounters, Ticket
+from flink_jobs.guard import FEWEST_COMPARED, FEWEST_REQUESTS, Health, fault, slower
+from flink_jobs.intensity_protocol import IncompatibleModelError, IntensityCounters, Ticket
 from flink_jobs.model_events import MODEL, ModelEvent
 from flink_jobs.model_files import load_models
 from flink_jobs.model_pool import ANSWER_S, REST_S, ModelPool
-from flink_jobs.rollout import promote, put_in_shadow, read_rollout
+from flink_jobs.model_watch import LOOKS
+from flink_jobs.rollout import promote, put_in_shadow, read_rollout, roll_back
 from flink_jobs.serving import ServedModel
 from flink_jobs.settings import Settings, TritonSettings, load
 from flink_jobs.trial import Trial
@@ -87,14 +88,16 @@ class World:
         write_version(self.root, 1)
         self.overrides = (f"triton.model_repository={folder}", *overrides)
         self.clients: dict[str, PoolClient] = {}
+        self.silent: set[str] = set()  # versions that do not answer
         self.now = 1_800_000_000.0
 
     def settings(self) -> Settings:
         return load(None, {}, list(self.overrides))
 
     def connect(self, settings: TritonSettings) -> PoolClient:
-        self.clients[settings.model_version] = PoolClient(settings)
-        return self.clients[settings.model_version]
+        client = self.clients[settings.model_version] = PoolClient(settings)
+        client.answers = settings.model_version not in self.silent
+        return client
 
     def first(self, settings: TritonSettings) -> PoolClient:
         client = self.connect(settings)
@@ -296,6 +299,162 @@ def test_a_version_that_nobody_uses_is_closed_after_a_while(world: World) -> Non
     assert is_closed(world, 1)
 
 
+def test_versions_that_were_in_charge_stay_known(world: World) -> None:
+    pool = two_versions(world)
+    for version in (3, 4):
+        write_version(world.root, version)
+    for version in (2, 3, 4):
+        promote(world.root, version)
+        pool.refresh({})
+    roll_back(world.root, "user", "")
+    pool.refresh({})
+    assert pool.serving.in_charge.version == 3
+    for version in (2, 4):
+        assert pool.serving.label(version) == (f"intensity/{version}", f"tpp-{version}")
+    assert set(pool.serving.priors) == {2, 3, 4}
+    world.now += REST_S + 1.0
+    pool.refresh({})
+    assert is_closed(world, 2), "it is asked no more"
+    again = world.pool()
+    assert set(again.serving.priors) == {2, 3, 4}
+    shutil.rmtree(world.root / "2")
+    assert set(world.pool().serving.priors) == {3, 4}
+
+
+# -- the start ------------------------------------------------------------------------------------
+
+
+def in_charge_of_two(
+    world: World, previous: int | None = 1, *, write: bool = True, **second: object
+) -> None:
+    """Put version 2 in charge, as a job that starts finds it."""
+    if write:
+        write_version(world.root, 2, **second)  # type: ignore[arg-type]
+    text: dict[str, object] = {
+        "form": 1, "in_charge": 2, "base": 1, "shadow": None, "previous": previous,
+        "generation": 4, "history": [],
+    }  # fmt: skip
+    (world.root / "rollout.json").write_text(json.dumps(text))
+
+
+def break_by(name: str, folder: Path) -> None:
+    if name == "sum":
+        card = {"model_version": "tpp-2", "files": {"encoder.npz": 64 * "0"}}
+        (folder / "card.json").write_text(json.dumps(card))
+    elif name == "weights":
+        (folder / "encoder.npz").write_bytes(b"PK\x03\x04 cut off")
+    else:
+        (folder / name).unlink()
+
+
+@pytest.mark.parametrize("previous", [1, None])
+@pytest.mark.parametrize("fault", ["encoder.npz", "prior.json", "sum", "weights"])
+def test_a_job_starts_with_another_version_where_the_one_in_charge_is_broken(
+    world: World, fault: str, previous: int | None
+) -> None:
+    in_charge_of_two(world, previous)
+    sound = {p.name: p.read_bytes() for p in (world.root / "2").iterdir()}
+    break_by(fault, world.root / "2")
+    before = (world.root / "rollout.json").read_bytes()
+    pool = world.pool()
+    assert pool.serving.in_charge.version == 1
+    (event,) = pool.refresh({})
+    assert (event.type, event.version, event.other) == ("refused", 2, (1, "tpp-1"))
+    assert event.reason.startswith("model folder 2: ")
+    assert pool.refresh({}) == []
+    assert (world.root / "rollout.json").read_bytes() == before, "what broke may be mended"
+    for name, content in sound.items():
+        (world.root / "2" / name).write_bytes(content)
+    (event,) = pool.refresh({})
+    assert (event.type, event.version, event.reason) == (
+        "in_charge", 2, "it can be in charge again",
+    )  # fmt: skip
+    assert pool.serving.in_charge.version == 2
+
+
+def test_a_job_whose_only_version_is_broken_starts_without_any(world: World) -> None:
+    card = (world.root / "1" / "card.json").read_text()
+    (world.root / "1" / "card.json").write_text("[]")
+    pool = world.pool()
+    assert (pool.serving.in_charge.version, pool.serving.in_charge.client.state) == (0, "open")
+    assert pool.serving.label(0) == (None, "")
+    (event,) = pool.refresh({})
+    assert (event.type, event.version, event.other) == ("refused", 1, None)
+    assert pool.refresh({}) == []
+    (world.root / "1" / "card.json").write_text(card)
+    (event,) = pool.refresh({})
+    assert (event.type, event.version, event.other) == ("in_charge", 1, None)
+    assert pool.serving.in_charge.version == 1
+
+
+def test_a_model_that_does_not_fit_is_stood_in_for(world: World) -> None:
+    in_charge_of_two(world)
+
+    def connect(settings: TritonSettings) -> PoolClient:
+        raise IncompatibleModelError(f"intensity/{settings.model_version}: expected [68]")
+
+    pool = ModelPool(
+        world.settings(), load_models(world.settings()), connect, world.connect, lambda: world.now
+    )
+    assert pool.serving.in_charge.version == 1
+    assert "expected [68]" in pool.refresh({})[0].reason
+
+
+def test_a_version_that_does_not_answer_at_the_start_is_stood_in_for(world: World) -> None:
+    in_charge_of_two(world)
+    world.silent = {"2"}
+    pool = world.pool()
+    assert pool.serving.in_charge.version == 1
+    assert shadow_of(pool) == 2
+    (event,) = pool.refresh({})
+    assert (event.type, event.version) == ("refused", 2)
+    assert "it does not answer: NOT_FOUND" in event.reason
+    world.now += ANSWER_S + 1.0
+    assert pool.refresh({}) == []
+    assert read_rollout(world.root).in_charge == 2
+    world.clients["2"].answers = True
+    (event,) = pool.refresh({})
+    assert (event.type, event.version) == ("in_charge", 2)
+
+
+def test_a_server_that_is_away_at_the_start_blames_nobody(world: World) -> None:
+    in_charge_of_two(world)
+    world.silent = {"1", "2"}
+    pool = world.pool()
+    assert pool.serving.in_charge.version == 2
+    assert pool.refresh({}) == []
+
+
+def test_memories_that_a_restored_state_has_not_are_waited_for(world: World) -> None:
+    in_charge_of_two(world, encoder_seed=2)
+    pool = world.pool()
+    assert pool.serving.in_charge.version == 2
+    memory = pool.serving.in_charge.memory
+    assert memory is not None
+    (event,) = pool.refresh({memory.digest: 0.2})
+    assert (event.type, event.version, event.other) == ("waiting", 2, (1, "tpp-1"))
+    assert "warm for 20%" in event.reason
+    assert (pool.serving.in_charge.version, shadow_of(pool)) == (1, 2)
+    assert pool.serving.memories == (memory,)
+    assert pool.refresh({memory.digest: 0.9}) == []
+    (event,) = pool.refresh({memory.digest: 0.97})
+    assert (event.type, event.version) == ("in_charge", 2)
+    assert pool.refresh({memory.digest: 0.9}) == [], "and does not swing"
+    assert pool.serving.in_charge.version == 2
+    assert read_rollout(world.root).in_charge == 2
+
+
+def test_memories_that_a_restored_state_has_go_on(world: World) -> None:
+    in_charge_of_two(world, encoder_seed=2)
+    pool = world.pool()
+    memory = pool.serving.in_charge.memory
+    assert memory is not None
+    assert pool.refresh({}) == []
+    assert pool.refresh({memory.digest: 0.99}) == []
+    assert pool.refresh({memory.digest: 0.94}) == []
+    assert pool.serving.in_charge.version == 2
+
+
 # -- the guard ------------------------------------------------------------------------------------
 
 
@@ -315,7 +474,7 @@ def test_the_guard_goes_back_when_the_new_one_fails_and_the_old_one_answers(worl
     new = world.clients["2"]
     new.state, new.answers = "open", False
     new.counters.failures["not_finite"] += 3
-    pool.guard([])
+    assert looks(pool, world) == LOOKS + 1
     rollout = read_rollout(world.root)
     assert (rollout.in_charge, rollout.previous) == (1, None)
     assert rollout.history[-1].reason == "it does not answer: 3 x not_finite"
@@ -338,16 +497,126 @@ def test_after_the_probation_errors_alone_are_watched(world: World) -> None:
     pool.guard([])
     new, old = world.clients["2"], world.clients["1"]
     new.state, new.answers, old.answers = "open", False, False
-    for _ in range(20):  # the server is away: both are, so nobody is to blame
-        pool.guard([])
-        pool._checks.submit(int).result()
+    looks(pool, world, 20)  # the server is away: both are, so nobody is to blame
     assert read_rollout(world.root).in_charge == 2
     old.answers = True
-    for _ in range(20):
-        pool.guard([])
-        pool._checks.submit(int).result()
+    assert LOOKS <= looks(pool, world, 20) <= LOOKS + 1
     assert read_rollout(world.root).in_charge == 1
     assert old.checks > 1
+
+
+def looks(pool: ModelPool, world: World, most: int = 10) -> int:
+    """Let the guard look until it goes back; return how often."""
+    for count in range(1, most + 1):
+        pool.guard([])
+        if read_rollout(world.root).previous is None:
+            return count
+        pool.watch._checks.submit(int).result()  # the canaries have come
+    return most + 1
+
+
+def test_the_probation_begins_with_taking_charge(world: World) -> None:
+    pool = two_versions(world, encoder_seed=2)
+    promote(world.root, 2)
+    begun(world.root, 1.0, world)
+    pool.refresh({})
+    memory = pool.serving.shadow.memory if pool.serving.shadow else None
+    assert memory is not None
+    begun(world.root, 5_000.0, world)  # its memories took their time
+    pool.refresh({memory.digest: 1.0})
+    assert pool.serving.in_charge.version == 2
+    assert shadow_of(pool) == 1, "with the same step"
+    world.now += 599.0
+    pool.refresh({memory.digest: 1.0})
+    assert shadow_of(pool) == 1
+    world.now += 2.0
+    pool.refresh({memory.digest: 1.0})
+    assert shadow_of(pool) is None
+
+
+def test_the_guard_goes_on_comparing_whatever_is_in_the_shadow(world: World) -> None:
+    write_version(world.root, 3)
+    pool = two_versions(world)
+    put_in_shadow(world.root, 3)
+    promote(world.root, 2)
+    begun(world.root, 1.0, world)
+    pool.refresh({})
+    assert shadow_of(pool) == 1, "not the one that was tried before"
+    put_in_shadow(world.root, None)
+    pool.refresh({})
+    assert shadow_of(pool) == 1
+    put_in_shadow(world.root, 3)  # by force: the command refuses it
+    pool.refresh({})
+    assert shadow_of(pool) == 3
+
+
+def test_a_trial_of_another_version_says_nothing_of_the_previous_one(world: World) -> None:
+    pool = promoted(world)
+    worse, mine = trial((2.5, 2.0)), trial((2.0, 2.0))
+    worse.shadow = ServedModel(3, FakeClient())
+    for _ in range(2 * LOOKS):
+        pool.guard([worse, mine])
+    assert read_rollout(world.root).in_charge == 2
+    worse.shadow = mine.shadow
+    for _ in range(LOOKS):
+        pool.guard([worse, mine])
+    assert read_rollout(world.root).history[-1].reason.startswith("likelihood: ")
+
+
+def test_a_failure_that_passes_is_no_reason_to_go_back(world: World) -> None:
+    pool = promoted(world)
+    new = world.clients["2"]
+    for _ in range(5):
+        new.counters.failures["deadline"] += 3
+        new.state = "open"
+        assert looks(pool, world, 2) == 3
+        new.state = "closed"  # the probe was good
+        for _ in range(4):
+            new.counters.answer(10, 0.005)
+        assert looks(pool, world, 1) == 2
+    assert read_rollout(world.root).in_charge == 2
+    # One canary that gets lost is none either.
+    new.state, new.answers = "open", False
+    looks(pool, world, 2)
+    new.answers = True
+    looks(pool, world, 10)
+    assert read_rollout(world.root).in_charge == 2
+
+
+def test_a_version_that_comes_back_only_to_fail_again_is_gone_back_from(world: World) -> None:
+    pool = promoted(world)
+    new = world.clients["2"]
+    rounds = 0
+    while read_rollout(world.root).in_charge == 2:
+        rounds += 1
+        new.counters.failures["deadline"] += 5
+        new.state = "open"
+        looks(pool, world, 2)  # its canary is good, so its breaker closes again
+        new.state = "closed"
+        looks(pool, world, 1)
+    assert rounds == LOOKS
+    assert read_rollout(world.root).history[-1].reason == "it does not answer: 15 x deadline"
+
+
+def test_latency_must_last_too(world: World) -> None:
+    pool = promoted(world)
+    new, old = world.clients["2"], world.clients["1"]
+
+    def asked(times: int, latency_s: float) -> None:
+        for _ in range(times):
+            new.counters.answer(1, latency_s)
+            old.counters.answer(1, 0.005)
+
+    asked(60, 0.2)
+    assert looks(pool, world, 1) == 2
+    for _ in range(5):
+        asked(2, 0.005)  # it stalled once: its mean still says so, what comes now does not
+        assert looks(pool, world, 1) == 2
+    for _ in range(LOOKS):
+        assert read_rollout(world.root).in_charge == 2
+        asked(5, 0.2)
+        looks(pool, world, 1)
+    assert read_rollout(world.root).history[-1].reason.startswith("latency: a request takes 1")
 
 
 def test_without_a_guard_nothing_happens(tmp_path: Path) -> None:
@@ -369,10 +638,17 @@ def test_a_repository_that_cannot_be_written_is_gone_back_from_all_the_same(
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr("flink_jobs.model_pool.roll_back", refuse)
-    pool.guard([])
-    pool.refresh({})
+    looks(pool, world)
+    (event,) = pool.refresh({})
+    assert (event.type, event.version) == ("rolled_back", 1)
+    assert event.reason == (
+        "it does not answer: no request was answered; in this worker alone, for it cannot be "
+        "written down: [Errno 30] Read-only file system"
+    )
     assert pool.serving.in_charge.version == 1
+    assert pool.serving.label(2) == ("intensity/2", "tpp-2")
     assert read_rollout(world.root).in_charge == 2
+    assert pool.refresh({}) == []
 
 
 WELL = Health(True, FEWEST_REQUESTS, 5.0, Counter())
@@ -393,30 +669,33 @@ def trial(nats: tuple[float, float], pit: tuple[float, float] = (0.0, 0.0)) -> T
 
 
 @pytest.mark.parametrize(
-    ("new", "old", "trials", "why"),
+    ("trials", "why"),
     [
-        (WELL, WELL, [trial((2.0, 2.0))], ""),
-        (WELL, WELL, [trial((2.04, 2.0))], ""),
-        (WELL, WELL, [trial((2.2, 2.0))], "likelihood: 2.200 nats an event, that of the"),
-        (WELL, WELL, [trial((2.0, 2.0), (0.5, 0.0))], "calibration: its gaps are 0.3"),
-        (WELL, WELL, [trial((2.0, 2.0), (0.5, 0.4))], ""),
-        (Health(True, 60, 80.0, Counter()), WELL, [], "latency: a request takes 80.0 ms"),
-        (Health(True, 40, 80.0, Counter()), WELL, [], ""),
-        (Health(False, 0, 0.0, Counter(deadline=4)), WELL, [], "it does not answer: 4 x deadline"),
-        (Health(False, 0, 0.0, Counter()), Health(False, 0, 0.0, Counter()), [], ""),
+        ([], ""),
+        ([trial((2.0, 2.0))], ""),
+        ([trial((2.04, 2.0))], ""),
+        ([trial((2.2, 2.0))], "likelihood: 2.200 nats an event, that of the"),
+        ([trial((2.0, 2.0), (0.5, 0.0))], "calibration: its gaps are 0.3"),
+        ([trial((2.0, 2.0), (0.5, 0.4))], ""),
     ],
 )
-def test_what_the_guard_finds(new: Health, old: Health, trials: list[Trial], why: str) -> None:
-    found = fault(new, old, trials)
+def test_what_the_guard_finds(trials: list[Trial], why: str) -> None:
+    found = fault(trials)
     assert found.startswith(why) if why else found == ""
+
+
+def test_what_is_slower() -> None:
+    assert slower(Health(True, 60, 80.0, Counter()), WELL, 50).startswith("latency: a request ta")
+    assert slower(Health(True, 60, 34.0, Counter()), WELL, 50) == ""
+    assert slower(Health(True, 40, 80.0, Counter()), WELL, 50) == ""
 
 
 def test_a_flood_of_alerts_is_a_fault() -> None:
     flood = trial((2.0, 2.0))
     flood.alone[0] = 25
-    assert fault(WELL, WELL, [flood]).startswith("alerts: 25 that the version before would not")
+    assert fault([flood]).startswith("alerts: 25 that the version before would not")
     flood.both = 3
-    assert fault(WELL, WELL, [flood]) == ""
+    assert fault([flood]) == ""
 
 
 def test_a_model_event_as_a_message() -> None:

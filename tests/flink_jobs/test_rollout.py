@@ -10,7 +10,7 @@ import pytest
 
 from flink_jobs import rollout
 from flink_jobs.errors import EddyError
-from flink_jobs.rollout import FILE, KEPT_CHANGES, Rollout, read_rollout
+from flink_jobs.rollout import FILE, KEPT_CHANGES, KEPT_FORMER, Rollout, read_rollout
 
 
 @pytest.fixture
@@ -43,15 +43,14 @@ def test_begin_keeps_the_newest_in_charge_once_a_newer_one_comes(root: Path) -> 
 
 
 def test_a_publication_is_noted_and_changes_nobody(root: Path) -> None:
-    before = read_rollout(root)
+    rollout.begin_rollout(root)
     (root / "11").mkdir()
-    after = rollout.note_published(root, 11, before)
-    assert (after.in_charge, after.base, after.generation) == (10, 10, 1)
+    after = rollout.note_published(root, 11)
+    assert (after.in_charge, after.base, after.generation, after.highest) == (10, 10, 1, 11)
     assert [(c.action, c.version, c.by) for c in after.history] == [("publish", 11, "user")]
     rollout.promote(root, 2)
     (root / "12").mkdir()
-    # With a file its own word counts, not what the caller saw before.
-    assert rollout.note_published(root, 12, before).in_charge == 2
+    assert rollout.note_published(root, 12).in_charge == 2
 
 
 def test_shadow_begins_changes_and_ends(root: Path) -> None:
@@ -109,6 +108,22 @@ def test_a_rollback_to_the_shadow_ends_it(root: Path) -> None:
     assert rollout.roll_back(root, "user", "").shadow == 1
 
 
+def test_who_was_in_charge_is_remembered(root: Path) -> None:
+    assert rollout.promote(root, 2).former == (10,)
+    assert rollout.promote(root, 1).former == (2, 10)
+    assert rollout.roll_back(root, "user", "").former == (1, 10)
+    assert rollout.put_in_shadow(root, 1).former == (1, 10)
+    # A file of before, without the field.
+    text = json.loads((root / FILE).read_text())
+    del text["former"]
+    (root / FILE).write_text(json.dumps(text))
+    assert read_rollout(root).former == (1,)
+    for version in range(20, 40):
+        (root / str(version)).mkdir()
+        after = rollout.promote(root, version)
+    assert after.former == tuple(range(38, 38 - KEPT_FORMER, -1))
+
+
 def test_history_has_a_limit(root: Path) -> None:
     for k in range(KEPT_CHANGES + 7):
         rollout.promote(root, 1 + k % 2)
@@ -140,6 +155,33 @@ def test_a_write_that_was_cut_short_leaves_the_old_one(root: Path) -> None:
     (root / f"{FILE}.new").write_text('{"form": 1, "in_')
     assert read_rollout(root) == before
     assert rollout.promote(root, 1).previous == 2
+
+
+def test_each_write_reaches_the_disk_before_it_counts(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+
+    def fsync(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+
+    monkeypatch.setattr("os.fsync", fsync)
+    rollout.promote(root, 2)
+    assert synced == [f"{FILE}.new", root.name]
+    rollout.promote(root, 1)
+    assert synced[2:] == [f"{FILE}.before.new", root.name, f"{FILE}.new", root.name]
+
+
+def test_the_highest_number_is_kept_beyond_the_history(root: Path) -> None:
+    rollout.begin_rollout(root)
+    rollout.note_published(root, 11)
+    for k in range(KEPT_CHANGES + 1):
+        rollout.promote(root, 1 + k % 2)
+    assert read_rollout(root).highest == 11
+    text = json.loads((root / FILE).read_text())
+    del text["highest"]
+    (root / FILE).write_text(json.dumps(text))
+    assert read_rollout(root).highest == 2, "a file of before knows its history alone"
 
 
 def _promote_often(root: Path, version: int, times: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,12 @@ from numpy.typing import NDArray
 from flink_jobs.alerts import Output
 from flink_jobs.decide import slot_of
 from flink_jobs.intensity_protocol import Ticket
-from flink_jobs.memories import WARM_EVENTS, Memory, encoder_digest
+from flink_jobs.memories import WARM_EVENTS, Memory, encoder_digest, share
 from flink_jobs.model_events import ModelEvent
+from flink_jobs.rollout import FEWEST_SEEN
 from flink_jobs.scorer import ShardScorer
-from flink_jobs.serving import ServedModel, Serving
-from flink_jobs.trial import IN_CHARGE, SHADOW
+from flink_jobs.serving import NOBODY, ServedModel, Serving
+from flink_jobs.trial import IN_CHARGE, SAME_MS, SHADOW, Finding, Trial
 from models.prior import KindPrior, Prior, Tail
 from models.tpp.encoder import Encoder
 from state.events import EventBatch
@@ -157,7 +159,8 @@ def test_the_memories_of_another_encoder_follow_it_from_where_they_joined() -> N
         # What fades by count at once forgets its beginning first.
         assert not np.allclose(record["h"][cut], base[cut], atol=1e-3)
     assert seen_late > 3
-    assert 0.0 < half.trial.warm < 1.0  # type: ignore[union-attr]
+    assert 0.0 < share(half.warmth.seen("twin")) < 1.0
+    assert share(scorer.warmth.seen("twin")) == 1.0
 
 
 @pytest.mark.compiled
@@ -172,8 +175,39 @@ def test_memories_are_warm_from_the_first_event_or_after_enough() -> None:
     for table in scorer.tables:
         record = table.parts[0][: table.used]
         assert ((record["events"] >= WARM_EVENTS) | (record["whole"] == 1)).any()
-    assert scorer.trial is not None
-    assert scorer.trial.warm > 0.5
+    assert share(scorer.warmth.seen(OTHER.digest)) > 0.5
+
+
+def test_a_restored_state_tells_whose_memories_are_warm() -> None:
+    options = settings_of()
+    models, batches, store = (
+        models_of(options),
+        list(split(stream(EVENTS, 3), SIZES * 100)),
+        DictStore(),
+    )
+    run(ShardScorer(options, models, store, Serving(third(), None, (first(),))), batches)
+    again = ShardScorer(options, models, DictStore(store), Serving(third(), None, (first(),)))
+    seen = again.warmth.seen(OTHER.digest)
+    assert seen[1] > 0
+    assert share(seen) == 1.0
+    without = DictStore()
+    run(ShardScorer(options, models, without, Serving(first())), batches)
+    cold = ShardScorer(options, models, without, Serving(third(), None, (first(),)))
+    seen = cold.warmth.seen(OTHER.digest)
+    assert share(seen) == 0.0
+    assert seen[1] >= FEWEST_SEEN, "that is known at once"
+    fresh = ShardScorer(options, models, DictStore(), Serving(third(), None, (first(),)))
+    assert math.isnan(share(fresh.warmth.seen(OTHER.digest)))
+
+
+def test_without_a_model_the_alerts_say_that_they_are_degraded() -> None:
+    options, batches = settings_of(), list(split(stream(EVENTS, 2), SIZES * 100))
+    scorer = ShardScorer(options, models_of(options), DictStore(), Serving(NOBODY, first()))
+    found = alerts(run(scorer, batches))
+    assert found
+    assert {a["data"]["model"] for a in found} == {None}  # type: ignore[index]
+    assert any(a["data"]["degraded"] for a in found)  # type: ignore[index]
+    assert scorer.degraded
 
 
 def test_predictions_are_judged_by_the_calibration_of_whoever_made_them() -> None:
@@ -202,7 +236,7 @@ def test_a_trial_of_the_same_model_finds_no_difference() -> None:
     outputs = run(scorer, split(stream(EVENTS, 4), SIZES * 100))
     trial = scorer.trial
     assert trial is not None
-    report = orjson.loads(orjson.dumps(trial.report(scorer.tables)))
+    report = orjson.loads(orjson.dumps(trial.report(scorer.tables, 1.0)))
     event = ModelEvent("shadow_report", 1, "tpp-one", (2, "tpp-two"))
     message = orjson.loads(event.output("eddy/job", "intensity", 0, 1, report).value)
     schema = json.loads((CONTRACT / "model.schema.json").read_text())
@@ -229,9 +263,53 @@ def test_a_trial_changes_nothing_of_the_decisions() -> None:
     assert [a["id"] for a in alerts(plain)] == [a["id"] for a in alerts(tried)]
     assert_same_tables(with_trial, alone)
     assert with_trial.trial is not None
-    examples, (gone, come) = with_trial.trial.findings()
-    assert gone > come or not COMPILED  # so few events alert seldom
-    assert {finding.side for finding in examples} <= {IN_CHARGE, SHADOW}
+    trial = with_trial.trial
+    # So few events alert seldom.
+    assert trial.alone[IN_CHARGE] > trial.alone[SHADOW] or not COMPILED
+    assert {finding.side for finding in trial.examples()} <= {IN_CHARGE, SHADOW}
+
+
+def test_findings_of_two_entities_in_one_row_are_two() -> None:
+    trial = Trial(first(), second(), ["user"], [])
+    trial._found(Finding(0, 3, 100, IN_CHARGE, 1_000))
+    trial._found(Finding(0, 3, 2_000, SHADOW, 2_000))
+    assert (trial.both, trial.alone) == (0, [1, 1])
+    trial._found(Finding(0, 3, 100, SHADOW, 2_500))
+    assert (trial.both, trial.alone) == (1, [0, 1])
+    assert [one.first_ms for one in trial.examples()] == [2_000]
+
+
+def test_rows_that_entities_take_over_mix_no_findings() -> None:
+    """With room for two entities, and models alike: each alert is met, whoever has the row now."""
+    options = settings_of(
+        "detection.silence_kinds=user,merchant", "state.max_entities=2", "state.ttl_s=60"
+    )
+    scorer = ShardScorer(options, models_of(options), DictStore(), Serving(first(), second()))
+    outputs = run(scorer, split(stream(EVENTS, 4), SIZES * 100))
+    trial = scorer.trial
+    assert trial is not None
+    assert (trial.both, trial.alone) == (len(alerts(outputs)), [0, 0])
+
+
+def test_only_findings_that_are_due_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = Trial(first(), second(), ["user"], [])
+    for row in range(1_000):
+        trial._found(Finding(0, row, 0, SHADOW, 1_000 * row))
+    trial._latest_ms = SAME_MS + 2_500
+    looked: list[int] = []
+    monkeypatch.setattr(Finding, "__getattribute__", lambda self, name: _looked(self, name, looked))
+    trial._close()
+    monkeypatch.undo()
+    assert [one.row for one in trial.old] == [0, 1, 2]
+    assert len(looked) <= 4
+    assert trial.alone == [0, 1_000]
+    assert [one.row for one in trial.examples()] == list(range(990, 1_000))
+
+
+def _looked(self: Finding, name: str, looked: list[int]) -> object:
+    if name == "time_ms":
+        looked.append(1)
+    return object.__getattribute__(self, name)
 
 
 class _Never:
