@@ -25,7 +25,8 @@ from models.detectors import DETECTORS, FUSED, votes
 from models.fusion import fuse
 from models.prior import KindPrior
 from models.tpp.mixture import mixture_log_pdf, mixture_log_survival, mixture_upper_quantile
-from state.table import MARKS, MIXTURE, NEVER_MS
+from state.prefetch import AHEAD, prefetch
+from state.table import MARKS, MIXTURE, NEVER_MS, ROW_SIZE
 
 # A prediction as rows and the log keep it: mixture parameters in 1/1024, surprises in 1/16 nat.
 PREDICTION = np.dtype([("mixture", np.int16, MIXTURE), ("mark_surprise", np.uint8, MARKS)])
@@ -421,6 +422,9 @@ def _decide(  # type: ignore[no-untyped-def]
 ):
     params = np.empty(12)
     for i in range(len(advanced)):
+        if i + AHEAD < len(advanced):
+            prefetch(rows, advanced[i + AHEAD].row, ROW_SIZE)
+            prefetch(deadline_ms, advanced[i + AHEAD].row, 8)
         told = advanced[i]
         out = decided[i]
         r = told.row
