@@ -54,7 +54,47 @@ def _stop_sampling() -> None:
     beam.StateSampler.stop = stop
 
 
+def _join_state_writes() -> None:
+    """Write what a map state sends to the JVM in one piece.
+
+    Flink's own writing copies each value four times, into buffers that grow by doubling: 2.4 in
+    place of .1 ms for the log and pages of 2,000 payments. The bytes are the same.
+    """
+    state: Any = import_module("pyflink.fn_execution.state_impl")
+    handler = state.CachingMapStateHandler
+
+    def encoded(encoder: Any, value: object) -> bytes:
+        out = state.coder_impl.create_OutputStream()
+        encoder(value, out)
+        return out.get()  # type: ignore[no-any-return]
+
+    def prefixed(encoder: Any, value: object) -> list[bytes]:
+        if type(value) is bytes:
+            # Coders of bytes write their length first; what they write of none tells which do.
+            empty = encoded(encoder, b"")
+            if empty == _size(0):
+                return [_size(4 + len(value)), _size(len(value)), value]
+        data = encoded(encoder, value)
+        return [_size(len(data)), data]
+
+    def append_raw(self: Any, state_key: Any, items: Any, key_encoder: Any, encoder: Any) -> Any:
+        parts = [_size(len(items))]
+        for flag, key, value in items:
+            parts.append(bytes((flag,)))
+            parts += prefixed(key_encoder, key)
+            if flag == handler.SET_VALUE:
+                parts += prefixed(encoder, value)
+        return self._underlying.append_raw(state_key, b"".join(parts))
+
+    handler._append_raw = append_raw
+
+
+def _size(size: int) -> bytes:
+    return size.to_bytes(4, "big")
+
+
 key_by_source()
 _import_numba()
 _stop_sampling()
+_join_state_writes()
 sys.setswitchinterval(SWITCH_INTERVAL_S)
