@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import builtins
+import math
 import sys
 import threading
+import time
 from importlib import import_module
 from typing import Any
 
@@ -13,6 +15,7 @@ from models.kernel_cache import key_by_source
 # Parse and score share one interpreter with gRPC's threads. With Python's 5 ms, a thread that has
 # an answer to hand on waits that long for one that computes.
 SWITCH_INTERVAL_S = 0.0005
+GAUGES_S = 0.5  # how often gauges are told; Flink's page and reporters look each second or later
 
 
 def _import_numba() -> None:
@@ -93,8 +96,42 @@ def _size(size: int) -> bytes:
     return size.to_bytes(4, "big")
 
 
+def _tell_gauges_seldom() -> None:
+    """Tell gauges at most each GAUGES_S in place of once a bundle.
+
+    There are a hundred bundles a second, and each gauge is computed, written, and read by the JVM.
+    Counters are told in each bundle as ever: theirs are differences.
+    """
+    operations: Any = import_module("pyflink.fn_execution.datastream.process.operations")
+    update = operations.Operation._update_gauge
+
+    def update_seldom(self: Any, group: Any) -> None:
+        if group is self.base_metric_group:
+            now_s = time.monotonic()
+            if now_s < getattr(self, "_told_s", -math.inf) + GAUGES_S:
+                return
+            self._told_s = now_s
+        update(self, group)
+
+    beam: Any = import_module("apache_beam.runners.worker.bundle_processor")
+    gauge = import_module("apache_beam.metrics.cells").GaugeCell
+
+    def monitoring_infos(self: Any) -> list[Any]:
+        # The user's metrics: Flink reads no others. A gauge of time 0 was not set in this bundle.
+        return [
+            cell.to_runner_api_monitoring_info(key.metric_name, transform)
+            for transform, operation in self.ops.items()
+            for key, cell in list(operation.metrics_container.metrics.items())
+            if not (isinstance(cell, gauge) and cell.data.timestamp == 0)
+        ]
+
+    operations.Operation._update_gauge = update_seldom
+    beam.BundleProcessor.monitoring_infos = monitoring_infos
+
+
 key_by_source()
 _import_numba()
 _stop_sampling()
 _join_state_writes()
+_tell_gauges_seldom()
 sys.setswitchinterval(SWITCH_INTERVAL_S)

@@ -59,3 +59,59 @@ def _run(code: str) -> None:
 
 def test_state_is_written_in_the_same_bytes() -> None:
     _run(STATE_WRITES)
+
+
+METRICS = """
+from types import SimpleNamespace
+from apache_beam.metrics.execution import MetricsContainer
+from apache_beam.metrics.metricbase import MetricName
+from apache_beam.runners.worker.bundle_processor import BundleProcessor
+from pyflink.fn_execution.datastream.process.operations import Operation
+import flink_jobs.worker as worker
+
+metrics = MetricsContainer("score")
+gauge, counter = MetricName("eddy", "events"), MetricName("eddy", "parsed")
+processor = SimpleNamespace(ops={"score": SimpleNamespace(metrics_container=metrics)})
+
+def told():
+    infos = BundleProcessor.monitoring_infos(processor)
+    return {info.labels["NAME"]: info.payload for info in infos}
+
+metrics.get_gauge(gauge).set(7)
+metrics.get_counter(counter).inc(3)
+first = told()
+assert set(first) == {"events", "parsed"}
+assert (first["events"][-1], first["parsed"][-1]) == (7, 3), first
+metrics.reset()  # as between bundles
+metrics.get_counter(counter).inc(5)
+assert {name: payload[-1] for name, payload in told().items()} == {"parsed": 5}
+
+class Score(Operation):
+    def __init__(self, group):
+        self.base_metric_group = group
+
+    finish = process_element = open = close = lambda self: None
+
+def group(name, subs):
+    beam = SimpleNamespace(set=lambda value: seen.append((name, value)))
+    own = {name: lambda: 1}
+    return SimpleNamespace(_flink_gauge=own, _beam_gauge={name: beam}, _sub_groups=subs)
+
+seen, now_s = [], [100.0]
+worker.time = SimpleNamespace(monotonic=lambda: now_s[0])
+both = group("base", [group("sub", [])])
+operations = Score(both), Score(both)
+for operation in operations:
+    operation._update_gauge(both)
+assert seen == 2 * [("base", 1), ("sub", 1)], "each operation tells its own, groups below too"
+now_s[0] += worker.GAUGES_S - 0.01
+operations[0]._update_gauge(both)
+assert len(seen) == 4, "too soon"
+now_s[0] += 0.01
+operations[0]._update_gauge(both)
+assert len(seen) == 6
+"""
+
+
+def test_counters_are_told_in_each_bundle_and_gauges_now_and_then() -> None:
+    _run(METRICS)
