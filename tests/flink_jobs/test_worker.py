@@ -5,9 +5,12 @@ Each runs in a process of its own, for the changes stay.
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 STATE_WRITES = """
 import sys
@@ -115,3 +118,25 @@ assert len(seen) == 6
 
 def test_counters_are_told_in_each_bundle_and_gauges_now_and_then() -> None:
     _run(METRICS)
+
+
+MEMORY = """
+import resource
+import flink_jobs.worker
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+blocks = [bytes(1 << 20) for _ in range(4)]
+del blocks
+before = faults()
+for _ in range(100):
+    blocks = [bytes(1 << 20) for _ in range(4)]
+    del blocks
+assert faults() - before < 2_000, faults() - before  # 100,000 where they go back each time
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library's allocator")
+def test_what_a_batch_frees_is_kept_for_the_next() -> None:
+    _run(MEMORY)
