@@ -33,7 +33,8 @@ from models.baselines.renewal import (
 from models.prior import KindPrior
 from models.tpp.encoder import SCRATCH, Encoder, encoder_step, gap_features
 from models.tpp.spec import IS_FIRST, LOG_COUNT, LOG_COUNT_DIVISOR, MARK, MARKS, RATIO, ZGAP
-from state.table import Table
+from state.prefetch import AHEAD, prefetch
+from state.table import MEMORY, ROW_SIZE, Table
 
 # What advance tells decide of one event of one entity.
 ADVANCED = np.dtype(
@@ -299,6 +300,9 @@ def _advance(  # type: ignore[no-untyped-def]
 ):
     hidden = np.empty(SCRATCH, np.float32)
     for i in range(len(row)):
+        if i + AHEAD < len(row):
+            prefetch(rows, row[i + AHEAD], ROW_SIZE)
+            prefetch(memory, row[i + AHEAD], 4 * MEMORY)
         r = row[i]
         entity = rows[r]
         told = out[i]

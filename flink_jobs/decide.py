@@ -32,7 +32,8 @@ from models.tpp.mixture import (
     mixture_upper_quantile,
 )
 from models.tpp.spec import AMOUNT as AMOUNT_PART
-from state.table import MARKS, MIXTURE, NEVER_MS
+from state.prefetch import AHEAD, prefetch
+from state.table import MARKS, MIXTURE, NEVER_MS, ROW_SIZE
 
 # An answer as the log keeps it, and as rows keep what it says of the next event: mixture parameters
 # in 1/1024, surprises of marks in 1/16 nat, that of the event's own amount in 1/1024 nat.
@@ -46,12 +47,8 @@ PREDICTION = np.dtype(
 MIXTURE_UNIT = 1024.0
 MARK_UNIT = 16.0
 AMOUNT_UNIT = 1024.0
-NO_AMOUNT = (
-    65535  # no answer about the amount: it is missing, or the log is of before there were any
-)
+NO_AMOUNT = 65535  # nothing is said of the amount: it is missing, or the log is too old
 AMOUNT_LIMIT = 24.0  # sd: as far as the training looks
-NOTHING = np.zeros(1, PREDICTION)[0]  # a prediction's fields where an older log has none
-NOTHING["amount_surprise"] = NO_AMOUNT
 CAP = 1e4  # of a compensator
 _LOG_2 = math.log(2.0)
 
@@ -282,6 +279,13 @@ def pack(answer: NDArray[np.float32], advanced: NDArray[np.void]) -> NDArray[np.
     out = np.empty(len(answer), PREDICTION)
     _pack(answer, advanced, out["mixture"], out["mark_surprise"], out["amount_surprise"])
     return out
+
+
+def unsaid() -> np.void:
+    """Return a PREDICTION with what stands in fields that older logs have not."""
+    record = np.zeros(1, PREDICTION)
+    record["amount_surprise"] = NO_AMOUNT
+    return record[0]  # type: ignore[no-any-return]
 
 
 def amount_nats(
@@ -543,6 +547,9 @@ def _decide(  # type: ignore[no-untyped-def]
     params = np.empty(12)
     tails = np.empty((3, modes.offset.shape[1]))
     for i in range(len(advanced)):
+        if i + AHEAD < len(advanced):
+            prefetch(rows, advanced[i + AHEAD].row, ROW_SIZE)
+            prefetch(deadline_ms, advanced[i + AHEAD].row, 8)
         told = advanced[i]
         out = decided[i]
         r = told.row

@@ -17,7 +17,7 @@ from flink_jobs.alerts import Output
 from flink_jobs.batches import empty_batch, kind_events, known_hashes
 from flink_jobs.compensators import walk_decided
 from flink_jobs.components import walk
-from flink_jobs.decide import ALERT, NOTHING, DecideModel, amount_nats, decide, pack, sweep
+from flink_jobs.decide import ALERT, DecideModel, amount_nats, decide, pack, sweep, unsaid
 from flink_jobs.intensity_protocol import IntensityClient
 from flink_jobs.kind_model import KindModel, Observer
 from flink_jobs.lateness import PartitionClocks
@@ -448,7 +448,7 @@ class ShardScorer:
                     [name for name, last in restored.joined.get(m.kind, {}).items() if seq <= last]
                     for m in self._models
                 ]
-                predictions, slot = decode_answers(record, NOTHING)
+                predictions, slot = decode_answers(record, unsaid())
                 self._decide_again(batch, told, newer, predictions, slot, without)
         if restored.batches:
             self._warm_restored(restored)

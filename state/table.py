@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from state.columns import Strings
 from state.events import hash_strings
+from state.prefetch import AHEAD, prefetch
 
 T = TypeVar("T", bound=np.generic)
 
@@ -64,7 +65,8 @@ ROW = np.dtype(
     ],
     align=True,
 )
-ROW_BYTES = ROW.itemsize + 4 * MEMORY + 8
+ROW_SIZE = ROW.itemsize
+ROW_BYTES = ROW_SIZE + 4 * MEMORY + 8
 
 # Whom an event took a row from: a batch that is decided later still has to name that entity.
 FORMER = np.dtype(
@@ -421,7 +423,17 @@ def _intern(  # type: ignore[no-untyped-def]
     taken = 0
     mask = np.uint64(len(slots) - 1)
     one = np.uint64(1)
-    for i in range(len(event_hashes)):
+    n = len(event_hashes)
+    for i in range(n):
+        # What the index says of an event must be there before its row can be asked for.
+        if i + 2 * AHEAD < n:
+            prefetch(slots, np.int64(event_hashes[i + 2 * AHEAD] & mask), 4)
+        if i + AHEAD < n:
+            row = slots[event_hashes[i + AHEAD] & mask]
+            if row >= 0:
+                prefetch(hashes, row, 8)
+                prefetch(seen_ms, row, 8)
+                prefetch(rows, row, ROW_SIZE)
         if not bit_set[i]:
             continue
         start = offsets[i]
