@@ -18,7 +18,7 @@ from flink_jobs.advance import (
 from models.baselines.entity_level import CALM, FREEZE, PATIENCE, LevelPrior, standardised_values
 from models.prior import KindPrior
 from models.tpp.encoder import sequence_features
-from models.tpp.spec import INPUT, MARK, MEMORY
+from models.tpp.spec import INPUT, LOG_COUNT, MARK, MEMORY
 from state.table import Table
 from tests.flink_jobs.score_cases import START_MS, encoder
 
@@ -121,7 +121,7 @@ def test_the_encoder_is_asked_as_in_training() -> None:
     # The entity's mean is kept in float32.
     np.testing.assert_allclose(run.x[:, MEMORY : MEMORY + 3], trained[:, 1:4], rtol=2e-5, atol=2e-5)
     np.testing.assert_allclose(told["gap_mean"], trained[:, 4], rtol=2e-5)
-    np.testing.assert_allclose(run.x[:, -1], np.log1p(np.arange(1, 31)) / 5, rtol=1e-6)
+    np.testing.assert_allclose(run.x[:, LOG_COUNT], np.log1p(np.arange(1, 31)) / 5, rtol=1e-6)
     assert run.x[-1, :MEMORY].tobytes() == run.table.memory[0].tobytes()
 
 
