@@ -269,15 +269,27 @@ def _normal_upper_quantile(surprise: float) -> float:
     return math.sqrt(2.0 * surprise)
 
 
-def pack(answer: NDArray[np.float32], advanced: NDArray[np.void]) -> NDArray[np.void]:
+def pack(
+    answer: NDArray[np.float32],
+    advanced: NDArray[np.void],
+    nats: NDArray[np.float32] | None = None,
+) -> NDArray[np.void]:
     """Round the intensity model's answer to PREDICTION[m].
 
     Args:
         answer: float32[m, 32].
         advanced: ADVANCED[m], the events that it was asked about.
+        nats: float32[m], filled where it is given: the negative log density of each event's
+            standardised innovation under its answer, 0 where the amount is missing.
     """
     out = np.empty(len(answer), PREDICTION)
-    _pack(answer, advanced, out["mixture"], out["mark_surprise"], out["amount_surprise"])
+    # One type of array, so one kernel: to compile another takes seconds, in the midst of a stream.
+    fixed = answer.view()
+    fixed.flags.writeable = False
+    _pack(
+        fixed, advanced, np.empty(0, np.float32) if nats is None else nats,
+        out["mixture"], out["mark_surprise"], out["amount_surprise"],
+    )  # fmt: skip
     return out
 
 
@@ -288,25 +300,8 @@ def unsaid() -> np.void:
     return record[0]  # type: ignore[no-any-return]
 
 
-def amount_nats(
-    answer: NDArray[np.float32] | None, advanced: NDArray[np.void]
-) -> NDArray[np.float32]:
-    """Return float32[m], the negative log density of each event's amount under its answer.
-
-    The density is that of the standardised innovation; 0 where the amount is missing.
-
-    Args:
-        answer: float32[m, 32]; None where there was none, and all are 0.
-        advanced: ADVANCED[m], the events that it was asked about.
-    """
-    out = np.zeros(len(advanced), np.float32)
-    if answer is not None:
-        _amount_nats(answer, advanced, out)
-    return out
-
-
 @njit(cache=True, nogil=True)
-def _pack(answer, advanced, mixture, mark_surprise, amount_surprise):  # type: ignore[no-untyped-def]
+def _pack(answer, advanced, nats, mixture, mark_surprise, amount_surprise):  # type: ignore[no-untyped-def]
     params = np.empty(12)
     for i in range(len(answer)):
         for k in range(MIXTURE):
@@ -316,21 +311,15 @@ def _pack(answer, advanced, mixture, mark_surprise, amount_surprise):  # type: i
             kept = min(max(-answer[i, MIXTURE + k], np.float32(0.0)), np.float32(15.9))
             mark_surprise[i, k] = np.uint8(np.rint(kept * np.float32(MARK_UNIT)))
         amount_surprise[i] = NO_AMOUNT
+        if len(nats):
+            nats[i] = 0.0
         value = innovation(advanced[i])
         if not math.isnan(value):
             _amount_params(answer[i], params)
             surprise = min(_two_sided(params, _limited(value)), 63.9)
             amount_surprise[i] = np.uint16(np.rint(surprise * AMOUNT_UNIT))
-
-
-@njit(cache=True, nogil=True)
-def _amount_nats(answer, advanced, out):  # type: ignore[no-untyped-def]
-    params = np.empty(12)
-    for i in range(len(answer)):
-        value = innovation(advanced[i])
-        if not math.isnan(value):
-            _amount_params(answer[i], params)
-            out[i] = -mixture_log_pdf(params, _limited(value))
+            if len(nats):
+                nats[i] = -mixture_log_pdf(params, _limited(value))
 
 
 @njit(cache=True)
@@ -382,7 +371,7 @@ def decide(
         model: of the kind.
         components: float32[m, S], the surprises of the kind's components; None where it has none.
         slot: of the model that made the predictions.
-        measured: float32[m], see `amount_nats`: fill `nats`, to which are added the negative log
+        measured: float32[m], the `nats` of `pack`: fill `nats`, to which are added the negative log
             density of each event's log gap and the negative log probability of its mark, under the
             prediction made before it.
 

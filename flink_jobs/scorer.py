@@ -17,7 +17,7 @@ from flink_jobs.alerts import Output
 from flink_jobs.batches import empty_batch, kind_events, known_hashes
 from flink_jobs.compensators import walk_decided
 from flink_jobs.components import walk
-from flink_jobs.decide import ALERT, DecideModel, amount_nats, decide, pack, sweep, unsaid
+from flink_jobs.decide import ALERT, DecideModel, decide, pack, sweep, unsaid
 from flink_jobs.intensity_protocol import IntensityClient
 from flink_jobs.kind_model import KindModel, Observer
 from flink_jobs.lateness import PartitionClocks
@@ -319,13 +319,14 @@ class ShardScorer:
 
     def _decide(self, pending: Pending, answer: NDArray[np.float32] | None) -> Iterator[Output]:
         answers = self._split(pending, answer)
+        trial = pending.trial if pending.trial is self.trial else None
+        measured = [np.zeros(len(told), np.float32) if trial else None for told in pending.told]
         predictions = None
         if answers is not None:
-            both = zip(answers, pending.told, strict=True)
-            predictions = [pack(mine, told.core) for mine, told in both]
+            each = zip(answers, pending.told, measured, strict=True)
+            predictions = [pack(mine, told.core, nats) for mine, told, nats in each]
         record = encode_answers(predictions, len(self._models), pending.model.slot)
         self._log.append_answers(pending.seq, record, self.tables)
-        trial = pending.trial if pending.trial is self.trial else None
         if trial is not None:
             trial.begin(self.tables)
         judged: list[Decided] = []
@@ -337,11 +338,8 @@ class ShardScorer:
         for k in range(len(self._models)):
             told = pending.told[k].core
             mine = None if predictions is None else predictions[k]
-            slot, measured = pending.model.slot, None
-            if trial is not None:
-                measured = amount_nats(None if answers is None else answers[k], told)
             decided, surprises = self._decide_kind(
-                k, pending.told[k], mine, slot, measured=measured
+                k, pending.told[k], mine, pending.model.slot, measured=measured[k]
             )
             if trial is not None:
                 judged.append(Decided(told, surprises, decided))

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flink_jobs.alerts import rfc3339
-from flink_jobs.decide import ALERT, DecideModel, amount_nats, decide, pack, sweep
+from flink_jobs.decide import ALERT, DecideModel, decide, pack, sweep
 from flink_jobs.intensity_protocol import Ticket
 from flink_jobs.serving import ServedModel
 from state.table import NEVER_MS, Table, id_of
@@ -240,12 +240,13 @@ class Trial:
             mine = slice(at, at + len(one.told))
             at = mine.stop
             own = None if answer is None else answer[mine]
-            given = None if own is None else pack(own, one.told)
+            measured = np.zeros(len(one.told), np.float32)
+            given = None if own is None else pack(own, one.told, measured)
             # An entity that takes over a row after this batch is not yet there in this table.
             self._tables[k].rows["first_ms"][one.told["row"]] = one.told["first_ms"]
             record = decide(
                 self._tables[k], one.told, given, self._judges[k], one.surprises,
-                self.shadow.slot, amount_nats(own, one.told),
+                self.shadow.slot, measured,
             )  # fmt: skip
             # Rows may still hold what an earlier version predicted.
             both = (one.record["slot"] == self.in_charge.slot) & (

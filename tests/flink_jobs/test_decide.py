@@ -17,7 +17,6 @@ from flink_jobs.decide import (
     QUIET,
     DecideModel,
     _normal_upper_quantile,
-    amount_nats,
     decide,
     pack,
     sweep,
@@ -252,18 +251,17 @@ def test_without_an_answer_or_an_amount_the_baseline_judges() -> None:
 
 def test_the_likelihood_counts_gap_mark_and_amount() -> None:
     told = told_of(value=8.5, log_gap=math.log(90.0), mark=1)
-    measured = amount_nats(ANSWER, told)
+    measured = np.zeros(1, np.float32)
+    prediction = pack(ANSWER, told, measured)
     assert measured[0] == pytest.approx(-log_pdfs(AMOUNT_PARAMS, np.array([1.5]))[0], rel=1e-5)
-    prediction = pack(ANSWER, told)
     decided = decide(
         with_prediction(table_of()), told, prediction, model(), measured=measured
     )[0]  # fmt: skip
     params = np.rint(ANSWER[:, :12] * 1024) / 1024
     gap = -log_pdfs(params, told["log_gap"] - math.log(60.0))[0]
     assert decided["nats"] == pytest.approx(gap + 11 / 16 + measured[0], rel=1e-5)
-    missing = told_of(value=math.nan)
-    assert amount_nats(ANSWER, missing)[0] == 0.0
-    assert amount_nats(None, told).tolist() == [0.0]
+    pack(ANSWER, told_of(value=math.nan), missing := np.zeros(1, np.float32))
+    assert missing[0] == 0.0
 
 
 def test_an_amount_is_calibrated_by_the_model_that_answers_now() -> None:

@@ -75,8 +75,12 @@ class Savepoint:
 def no_amounts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the model say nothing of amounts, as those that the earlier releases asked."""
 
-    def pack(answer: NDArray[np.float32], advanced: NDArray[np.void]) -> NDArray[np.void]:
-        packed = decide.pack(answer, advanced)
+    def pack(
+        answer: NDArray[np.float32],
+        advanced: NDArray[np.void],
+        nats: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.void]:
+        packed = decide.pack(answer, advanced, nats)
         packed["amount_surprise"] = decide.NO_AMOUNT
         return packed
 
