@@ -324,8 +324,10 @@ def _pack(answer, advanced, nats, mixture, mark_surprise, amount_surprise):  # t
 
 @njit(cache=True)
 def _amount_params(answer, params):  # type: ignore[no-untyped-def]
+    # In the range of the gap's: whatever a server answers, its tails stay numbers.
     for k in range(params.shape[0]):
-        params[k] = answer[AMOUNT_PART.start + k]
+        kept = min(max(answer[AMOUNT_PART.start + k], np.float32(-31.0)), np.float32(31.0))
+        params[k] = kept
 
 
 @njit(cache=True)

@@ -16,6 +16,7 @@ FEWEST_COMPARED = 2_000  # events that both models predicted, before likelihoods
 FEWEST_REQUESTS = 50
 LOST_NATS = 0.05  # nats an event, beyond four standard errors
 LOST_PIT = 0.1  # Kolmogorov distance from uniform, beyond the previous version's
+FAILING = 0.05  # of the requests, beyond twice the previous version's share
 SLOWER = 3.0
 SLOWER_BY_MS = 20.0
 FLOOD = 10.0  # alerts of the new version alone, over those of the old one
@@ -66,6 +67,26 @@ def slower(new: Health, old: Health, fewest: int) -> str:
     return (
         f"latency: a request takes {new.mean_ms:.1f} ms, that of the version before "
         f"{old.mean_ms:.1f} ms"
+    )
+
+
+def unreliable(new: Health, old: Health) -> str:
+    """Say that the version in charge fails a part of its requests where the one before does not.
+
+    Args:
+        new: of the version in charge.
+        old: of the one before, which is asked the same.
+    """
+    failed = [sum(of.sent_in_vain.values()) for of in (new, old)]
+    sent = [of.requests + n for of, n in zip((new, old), failed, strict=True)]
+    if min(sent) < FEWEST_REQUESTS:
+        return ""
+    share, before = (n / of for n, of in zip(failed, sent, strict=True))
+    if share <= FAILING + 2.0 * before:
+        return ""
+    return (
+        f"errors: {share:.0%} of {sent[0]:,} requests failed, of the version before {before:.0%}: "
+        f"{', '.join(f'{count} x {reason}' for reason, count in new.sent_in_vain.most_common(3))}"
     )
 
 

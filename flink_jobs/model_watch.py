@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
-from flink_jobs.guard import FEWEST_REQUESTS, Health, fault, no_answer, slower
+from flink_jobs.guard import FEWEST_REQUESTS, Health, fault, no_answer, slower, unreliable
 from flink_jobs.intensity_protocol import LATENCY_BOUNDS_MS, IntensityClient, IntensityCounters
 from flink_jobs.trial import Trial
 
@@ -114,7 +114,7 @@ class Watch:
         why = (
             slower(new, old, FEWEST_REQUESTS) if slower(since[version], since[previous], 1) else ""
         )
-        why = why or fault(trials)
+        why = why or unreliable(new, old) or fault(trials)
         self._doubted = self._doubted + 1 if why else 0
         return why if self._doubted >= LOOKS else ""
 
@@ -129,19 +129,17 @@ class Watch:
         if since.closed and not self._sent_in_vain and self._check is None:
             return False
         if self._check is not None and self._check.done():
-            other_answers, answers = self._check.result()
-            self._check = None
+            check, self._check = self._check, None
+            other_answers, answers = check.result()
             if not other_answers:
                 self._failed = 0  # the server is away: nobody is to blame
             elif self._sent_in_vain or not answers:
                 self._failed += 1
             self._sent_in_vain = 0
         if self._check is None and self._failed < LOOKS:
-            self._check = self._checks.submit(self._ask, previous, version)
+            both = self._clients[previous], self._clients[version]
+            self._check = self._checks.submit(lambda: (both[0].health(), both[1].health()))
         return self._failed >= LOOKS
-
-    def _ask(self, previous: int, version: int) -> tuple[bool, bool]:
-        return self._clients[previous].health(), self._clients[version].health()
 
     def health(self, version: int) -> Health:
         """Return how a version has answered since the last switch."""

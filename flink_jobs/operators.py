@@ -207,12 +207,18 @@ class ScoreOperator(KeyedProcessFunction):
 
     def _refresh(self, pool: ModelPool, trials: Sequence[Trial] | None = None) -> None:
         """Look at the rollout, and with `trials` at the version in charge; keep what to tell."""
+        # Whatever a folder or a file system does, the job goes on as it was; and a guard that fails
+        # must not keep people from changing versions.
+        log = logging.getLogger(__name__)
         try:
             if trials is not None:
                 pool.guard(trials)
+        except Exception:
+            log.exception("the version in charge is not watched")
+        try:
             self._news += pool.refresh(self._warm())
-        except Exception:  # whatever a folder or a file system does, the job goes on as it was
-            logging.getLogger(__name__).exception("the rollout is not followed")
+        except Exception:
+            log.exception("the rollout is not followed")
         self._serving = pool.serving
 
     def _warm(self) -> dict[str, float]:

@@ -320,7 +320,10 @@ class ShardScorer:
     def _decide(self, pending: Pending, answer: NDArray[np.float32] | None) -> Iterator[Output]:
         answers = self._split(pending, answer)
         trial = pending.trial if pending.trial is self.trial else None
-        measured = [np.zeros(len(told), np.float32) if trial else None for told in pending.told]
+        # Without an answer nothing is said of the amount: such events are compared with none.
+        measured = [
+            np.full(len(told), np.nan, np.float32) if trial else None for told in pending.told
+        ]
         predictions = None
         if answers is not None:
             each = zip(answers, pending.told, measured, strict=True)

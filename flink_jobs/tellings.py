@@ -161,7 +161,7 @@ class Teller:
             told,
             decided,
             judge.tails(slot, int(decided["amount_slot"])),
-            serving.label(slot),
+            serving.label(slot or int(decided["amount_slot"])),
             self._unaided(degraded or (slot == 0 and told["events"] > 1)),
             judge.names,
             EventTells(self._models[k].components, mine.components, at),

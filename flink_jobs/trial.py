@@ -240,7 +240,7 @@ class Trial:
             mine = slice(at, at + len(one.told))
             at = mine.stop
             own = None if answer is None else answer[mine]
-            measured = np.zeros(len(one.told), np.float32)
+            measured = np.full(len(one.told), np.nan, np.float32)
             given = None if own is None else pack(own, one.told, measured)
             # An entity that takes over a row after this batch is not yet there in this table.
             self._tables[k].rows["first_ms"][one.told["row"]] = one.told["first_ms"]

@@ -1,6 +1,6 @@
 """What a streamable intensity model is made of: poles, layers, features and heads, as plain data.
 
-Feature version 1 (`models.tpp.spec`), which the job serves today, is one fixed form: real poles,
+The form of `models.tpp.spec`, which the job serves today, is one fixed form: real poles,
 one layer, four components. This is the general form beside it, feature version 4. It stands for the
 meaning of a memory's numbers, so it is stored with every model, and a memory carries its digest.
 

@@ -241,6 +241,17 @@ def test_an_amount_is_judged_by_the_answer_about_its_own_event() -> None:
     assert decided["surprise"][5, 0] == pytest.approx(0.0, abs=1e-3)
 
 
+@pytest.mark.parametrize("log_sd", [-800.0, 800.0])
+def test_an_amount_that_a_server_puts_out_of_range_is_still_judged(log_sd: float) -> None:
+    answer = ANSWER.copy()
+    answer[0, 28:] = log_sd
+    told = told_of(value=16.0)
+    prediction = pack(answer, told, nats := np.zeros(1, np.float32))
+    assert np.isfinite(nats[0])
+    surprise = prediction["amount_surprise"][0] / 1024.0
+    assert surprise == pytest.approx(63.9 if log_sd < 0 else 0.0, abs=0.01)
+
+
 def test_without_an_answer_or_an_amount_the_baseline_judges() -> None:
     told = told_of(amount=3.5)
     for predictions in (None, packed()):

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from flink_jobs.breaker import BreakerState
 from flink_jobs.errors import EddyError
-from flink_jobs.guard import FEWEST_COMPARED, FEWEST_REQUESTS, Health, fault, slower
+from flink_jobs.guard import FEWEST_COMPARED, FEWEST_REQUESTS, Health, fault, slower, unreliable
 from flink_jobs.intensity_protocol import IncompatibleModelError, IntensityCounters, Ticket
 from flink_jobs.model_events import MODEL, ModelEvent
 from flink_jobs.model_files import load_models
 from flink_jobs.model_pool import ANSWER_S, REST_S, ModelPool
-from flink_jobs.model_watch import LOOKS
+from flink_jobs.model_watch import LOOKS, Watch
 from flink_jobs.rollout import promote, put_in_shadow, read_rollout, roll_back
 from flink_jobs.serving import ServedModel
 from flink_jobs.settings import Settings, TritonSettings, load
@@ -688,6 +688,43 @@ def test_what_is_slower() -> None:
     assert slower(Health(True, 60, 80.0, Counter()), WELL, 50).startswith("latency: a request ta")
     assert slower(Health(True, 60, 34.0, Counter()), WELL, 50) == ""
     assert slower(Health(True, 40, 80.0, Counter()), WELL, 50) == ""
+
+
+def test_what_fails_a_part_of_its_requests() -> None:
+    failing = Health(True, 55, 10.0, Counter({"not_finite": 40, "deadline": 5, "closed": 9}))
+    assert unreliable(failing, WELL) == (
+        "errors: 45% of 100 requests failed, of the version before 0%: 40 x not_finite, "
+        "5 x deadline"
+    )
+    few = Health(True, 30, 10.0, Counter({"not_finite": 10}))
+    assert unreliable(few, WELL) == ""
+    both = Health(True, 60, 10.0, Counter({"deadline": 40}))
+    assert unreliable(failing, both) == ""  # the server is slow for both
+    assert unreliable(Health(True, 98, 10.0, Counter({"deadline": 2})), WELL) == ""
+
+
+def test_a_check_that_raises_leaves_the_guard_at_work() -> None:
+    clients = {v: PoolClient(load(None, {}, [f"triton.model_version={v}"]).triton) for v in (1, 2)}
+    watch = Watch(clients)
+    clients[2].state = "open"
+
+    def broken() -> bool:
+        raise OSError("no such host")
+
+    clients[1].health = broken  # type: ignore[method-assign]
+    clients[2].counters.failures["internal"] += 1
+    assert watch.look(2, 1, None) == ""
+    watch._checks.submit(int).result()
+    clients[2].counters.failures["internal"] += 1
+    with pytest.raises(OSError, match="no such host"):
+        watch.look(2, 1, None)
+    clients[1].health = lambda: True  # type: ignore[method-assign]
+    for _ in range(8):
+        clients[2].counters.failures["internal"] += 1
+        why = watch.look(2, 1, None)
+        watch._checks.submit(int).result()
+    assert why.startswith("it does not answer")
+    watch.close()
 
 
 def test_a_flood_of_alerts_is_a_fault() -> None:

@@ -251,6 +251,27 @@ def test_a_trial_of_the_same_model_finds_no_difference() -> None:
     assert (report["missed_batches"], report["warm"]) == (0, 1.0)
 
 
+@pytest.mark.parametrize("side", ["shadow", "in charge"])
+def test_batches_that_one_side_does_not_answer_bias_no_likelihood(side: str) -> None:
+    """Gap and mark were predicted before, the amount is not judged: they are not compared."""
+    options = settings_of("detection.silence_kinds=user,merchant")
+    half, whole = FakeClient(refuse_every=2), FakeClient()
+    serving = (
+        Serving(first(whole), second(half))
+        if side == "shadow"
+        else Serving(first(half), second(whole))
+    )
+    scorer = ShardScorer(options, models_of(options), DictStore(), serving)
+    run(scorer, split(stream(EVENTS, 4), SIZES * 100))
+    trial = scorer.trial
+    assert trial is not None
+    compared = sum(tally.compared for tally in trial.tallies)
+    assert compared > (EVENTS // 5 if COMPILED else 0)
+    for tally in trial.tallies:
+        assert tally.nats[0] == tally.nats[1]
+        assert tally.square == 0.0
+
+
 def test_a_trial_changes_nothing_of_the_decisions() -> None:
     options = settings_of("detection.silence_kinds=user,merchant")
     batches = list(split(stream(EVENTS, 6), SIZES * 100))
