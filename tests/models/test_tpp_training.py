@@ -71,7 +71,7 @@ def test_torch_memory_equals_the_kernel_over_10000_events() -> None:
     with torch.no_grad():
         found = encoder(*(torch.from_numpy(a) for a in (block.u, block.slowest, block.first)))
     weights = kernel.Encoder.of(encoder_arrays(encoder))
-    memory, hidden = np.zeros(64, np.float32), np.empty(32, np.float32)
+    memory, hidden = np.zeros(64, np.float32), np.empty(kernel.SCRATCH, np.float32)
     prior = data.prior
     walk = kernel.sequence_features(
         data.time_ms,
