@@ -7,9 +7,20 @@ from numpy.typing import NDArray
 
 from flink_jobs.advance import KindEvents
 from flink_jobs.alerts import EventPlace
+from flink_jobs.settings import EventSettings
 from state.columns import Strings
 from state.events import EventBatch
 from state.log import LoggedBatch
+
+LARGEST = 1e30  # values beyond count as this: scores are float32, and squares are taken
+
+
+def transformed(value: NDArray[np.float64], event: EventSettings) -> NDArray[np.float64]:
+    """Return values as all that scores, fits and learns takes them; NaN, for missing, stays."""
+    if event.value_transform == "log":
+        found: NDArray[np.float64] = np.log(np.maximum(value, 1.0))
+        return found
+    return np.clip(value, -LARGEST, LARGEST)
 
 
 def empty_batch(topic: str, kinds: int) -> EventBatch:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from flink_jobs.batches import transformed
 from flink_jobs.intensity_in_process import InProcessClient
 from flink_jobs.intensity_protocol import IntensityClient, NullClient
 from flink_jobs.kind_model import KindModel, Observer
@@ -56,9 +57,7 @@ def fit_prior(stream: Stream, settings: Settings) -> Prior:
         times.append(batch.time_ms)
         values.append(batch.value)
         hashes.append(batch.hashes)
-    time_ms, value = np.concatenate(times), np.concatenate(values)
-    if settings.event.value_transform == "log":
-        value = np.log(np.maximum(value, 1.0))
+    time_ms, value = np.concatenate(times), transformed(np.concatenate(values), settings.event)
     kinds = [kind for kind, _ in settings.event.entities]
     entity = {
         kind: np.unique(column, return_inverse=True)[1]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from flink_jobs.advance import NO_PARTNER, advance
 from flink_jobs.alerts import Output
-from flink_jobs.batches import empty_batch, kind_events, known_hashes
+from flink_jobs.batches import empty_batch, kind_events, known_hashes, transformed
 from flink_jobs.compensators import walk_decided
 from flink_jobs.components import walk
 from flink_jobs.decide import ALERT, DecideModel, decide, pack, sweep, unsaid
@@ -44,7 +44,6 @@ from state.log import (
 )
 from state.table import NEVER_MS, Table
 
-LARGEST = 1e30  # values beyond count as this: scores are float32, and squares are taken
 PAGE_CHUNK_BYTES = 4 << 20  # pages owed before the batches in flight are waited for
 
 
@@ -92,7 +91,6 @@ class ShardScorer:
         self._pending: deque[Pending] = deque()
         self._time = PartitionClocks(settings.event.allowed_lateness_ms)
         self._topic = settings.source.topic
-        self._log_value = settings.event.value_transform == "log"
         self._teller = Teller(settings, models, self.tables)
         triton = settings.triton
         self._part = max(1, triton.max_in_flight // 2 * triton.max_rows // len(models))
@@ -245,10 +243,7 @@ class ShardScorer:
                 known = np.diff(batch.ids[other].offsets) > 0
                 bits = (batch.hashes[other] & np.uint64(63)).astype(np.uint8)
                 partner[k] = np.where(known, bits, NO_PARTNER)
-        if self._log_value:
-            value = np.log(np.maximum(batch.value, 1.0))
-        else:
-            value = np.clip(batch.value, -LARGEST, LARGEST)
+        value = transformed(batch.value, self._settings.event)
         logged = LoggedBatch(
             topic=batch.topic,
             watermark_ms=self.watermark_ms,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from deploy.fit.source import edition, read_stream
 from deploy.fit.work import Work
 from flink_jobs.alerts import rfc3339
+from flink_jobs.batches import transformed
 from flink_jobs.calibrate import FittedTail, Surprises, observe
 from flink_jobs.errors import EddyError
 from flink_jobs.intensity_in_process import InProcessClient
@@ -20,7 +21,6 @@ from flink_jobs.intensity_protocol import IntensityClient, NullClient
 from flink_jobs.kind_model import KindModel
 from flink_jobs.model_files import kind_components, kind_models, load_encoder, model_folder
 from flink_jobs.pit import PitCounts
-from flink_jobs.scorer import LARGEST
 from flink_jobs.settings import Settings
 from models.level_fit import LevelFit, cross_check, fit_level, standardised_innovations
 from models.population import (
@@ -223,11 +223,7 @@ def kind_stream(events: EventBatch, k: int, settings: Settings) -> KindStream:
             f"no event has an entity of the kind {kind} at {pointer}: expected some; check "
             "[event.entities]"
         )
-    value = events.value[mine]
-    if settings.event.value_transform == "log":
-        value = np.log(np.maximum(value, 1.0))
-    else:
-        value = np.clip(value, -LARGEST, LARGEST)
+    value = transformed(events.value[mine], settings.event)
     return KindStream.of(events.hashes[k][mine], events.time_ms[mine], value)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from flink_jobs.batches import transformed
 from flink_jobs.errors import EddyError
 from flink_jobs.settings import Settings
 from models.tpp import spec
@@ -66,9 +67,7 @@ def sequences_of(events: EventBatch, settings: Settings) -> tuple[KindSequences,
     Raises:
         EddyError: no event has an entity of some kind.
     """
-    value = events.value.astype(np.float64)
-    if settings.event.value_transform == "log":
-        value = np.log(np.maximum(value, 1.0))
+    value = transformed(events.value, settings.event)
     found = []
     for k, (kind, pointer) in enumerate(settings.event.entities):
         mine = (events.owned >> k & 1) == 1
